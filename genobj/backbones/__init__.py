@@ -1,0 +1,1 @@
+"""Trunks: networks that turn (x_t, t, r, y) into features."""

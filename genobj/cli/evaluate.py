@@ -1,0 +1,63 @@
+"""genobj evaluate: score a run's samples."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genobj.cli.resolve import load_plugins
+from genobj.cli.sample import Nfe, RunFolder, SamplerName, WeightsName, numbers, plugins_of
+
+
+def command(
+    run: RunFolder = Path("runs/latest"),
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the sampler, as in kappa=0.5.")
+    ] = None,
+    nfe: Nfe = None,
+    sampler: SamplerName = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Metrics, as in mmd,w2; those of the recipe if not given.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=2, help="Generated samples.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of noise and labels.")] = None,
+    weights: WeightsName = "ema",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the records to this JSON file.")] = None,
+) -> None:
+    """Score samples of a run against held-out data; every record says how it was made."""
+    load_plugins(plugins_of(run))
+
+    import torch
+
+    from genobj.cli.progress import scores
+    from genobj.cli.sampling import build
+    from genobj.config.load import read_toml
+    from genobj.evaluation import Generator, Scorer
+    from genobj.experiment import Experiment
+    from genobj.hub import load
+
+    loaded = load(run, weights)
+    if not (run / "config.toml").is_file():
+        raise ValueError(f"{run} has no config.toml, so its data are not known")
+    experiment = Experiment.model_validate(read_toml(run / "config.toml"))
+    changes = {
+        "count": count,
+        "seed": seed,
+        "metrics": metrics and {name: {"kind": name} for name in metrics.split(",")},
+    }
+    tree = experiment.evaluation.model_dump(mode="json") | {k: v for k, v in changes.items() if v is not None}
+    settings = type(experiment.evaluation).model_validate(tree)
+    chosen = numbers(nfe) if nfe else list(settings.nfe)
+    samplers = (
+        build(loaded.settings.horizons, sampler, chosen, overrides or [])
+        if sampler or overrides
+        else list(settings.model_copy(update={"nfe": tuple(chosen)}).samplers(loaded.settings.horizons).values())
+    )
+    scorer = Scorer(settings, experiment.data, experiment.data.open())
+    records = scorer.score(samplers, Generator(loaded.model, loaded.settings, torch.device("cpu")), loaded.weights)
+    text = json.dumps([record.as_dict() for record in records], indent=1)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    typer.echo(text) if as_json else scores(records)

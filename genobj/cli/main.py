@@ -1,0 +1,98 @@
+"""The genobj command: one file per subcommand, heavy imports inside them, mistakes answered in a line or two."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import genobj
+from genobj.cli import check, cite, cost, evaluate, listing, new, sample, schema, show, train
+from genobj.registry import BrokenPlugin
+
+app = typer.Typer(
+    name="genobj",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.command)
+app.command("sample")(sample.command)
+app.command("evaluate")(evaluate.command)
+app.command("list")(listing.command)
+app.command("show")(show.command)
+app.command("schema")(schema.command)
+app.command("check")(check.command)
+app.add_typer(new.app, name="new")
+app.command("cost")(cost.command)
+app.command("cite")(cite.command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"genobj {genobj.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and stop.")
+    ] = False,
+) -> None:
+    """Generative objectives, composed: one backbone, N heads, objective plugins, one training loop.
+
+    First run (two moons, about a minute): [bold]genobj train --heads v,u --objectives fm,cm[/bold]
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 it went wrong, 2 wrong usage."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code and never raises for a user's mistake."""
+    command = typer.main.get_command(app)
+    try:
+        return (
+            command.main(list(sys.argv[1:] if arguments is None else arguments), "genobj", standalone_mode=False) or 0
+        )
+    except KeyboardInterrupt:
+        return _say("interrupted", 1)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        return _say(*_explain(error))
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """A sentence and an exit code for an expected mistake; anything else is a bug and is raised."""
+    from pydantic import ValidationError
+
+    if hasattr(error, "format_message"):  # typer's own usage errors
+        return f"{error.format_message()} Try 'genobj --help'.", 2  # type: ignore[attr-defined]
+    if isinstance(error, ValidationError):
+        from genobj.config.base import problems
+
+        lines = [f"{where}: {message}" if where else message for where, message in problems(error)]
+        more = f"\n(and {len(lines) - 2} more)" if len(lines) > 2 else ""
+        return "\n".join(lines[:2]) + more, 2
+    if isinstance(error, (ValueError, BrokenPlugin)):
+        return str(error), 2
+    if isinstance(error, OSError):
+        what = error.strerror or str(error)
+        return f"{error.filename}: {what}" if error.filename else what, 1
+    if type(error).__name__ in ("Diverged", "OutOfMemoryError"):
+        return str(error).partition("\n")[0], 1
+    raise error
+
+
+def _say(message: str, code: int) -> int:
+    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+    return code
+
+
+__all__: list[Any] = ["app", "main", "run"]

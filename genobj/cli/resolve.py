@@ -1,0 +1,135 @@
+"""Recipe, shorthand flags and key=value overrides become one experiment; later ones win."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from genobj.config.load import Layers, find_recipe, parse_override, read_toml, recipe_names
+
+if TYPE_CHECKING:
+    from genobj.experiment import Experiment
+
+Recipe = Annotated[
+    str | None, typer.Option("-r", "--recipe", help="Shipped recipe or TOML file [dim](dumo-moons if not given)[/dim].")
+]
+Heads = Annotated[str | None, typer.Option(help="Names of the heads, as in [bold]v,u[/bold].")]
+Objectives = Annotated[
+    str | None,
+    typer.Option(
+        help="Objectives, paired with the heads in order, as in [bold]fm,cm[/bold] or [bold]fm@v,cm@u[/bold]."
+    ),
+]
+Backbone = Annotated[str | None, typer.Option(help="Trunk: mlp, unet-tiny, dit-tiny, dit-b/2, ...")]
+DataName = Annotated[str | None, typer.Option("--data", help="Data set: moons, digits, ...")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="Python file that registers more parts.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as in optim.lr=3e-4.", show_default=False),
+]
+
+
+def resolve(
+    recipe: str | None = None,
+    heads: str | None = None,
+    objectives: str | None = None,
+    backbone: str | None = None,
+    data: str | None = None,
+    seed: int | None = None,
+    overrides: list[str] | None = None,
+    plugins: list[str] | None = None,
+) -> "tuple[Experiment, Layers]":
+    """The experiment that the flags describe, and where each of its settings came from.
+
+    Raises ValueError (or pydantic's ValidationError, which is one) that says what is wrong and what to type.
+    """
+    layers = Layers()
+    path = find_recipe(recipe or _base(data))
+    layers.add(read_toml(path), f"recipe {path.stem}" if path.name != "config.toml" else str(path))
+    for name, value in (("backbone", backbone), ("data", data)):
+        if value is not None:
+            layers.put([name], value, f"--{name}")
+    _pair(layers, _names(heads, "--heads"), _names(objectives, "--objectives"))
+    if seed is not None:
+        layers.put(["seed"], seed, "--seed")
+    for text in overrides or []:
+        layers.put(*parse_override(text), text)
+    if plugins:
+        layers.put(["plugins"], [*layers.tree.get("plugins", []), *plugins], "--plugin")
+    load_plugins(layers.tree.get("plugins", []))
+
+    from genobj.experiment import Experiment
+
+    return Experiment.model_validate(layers.tree), layers
+
+
+def load_plugins(files: Any) -> None:
+    """Import Python files that register parts, each once. ValueError names one that cannot be imported."""
+    for file in files if isinstance(files, list) else []:
+        path = Path(str(file)).resolve()
+        name = f"genobj_plugin_{path.stem}"
+        if getattr(sys.modules.get(name), "__file__", None) == str(path):
+            continue
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise ValueError(f"--plugin {file}: there is no such Python file")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[name]
+            raise ValueError(f"--plugin {file} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _base(data: str | None) -> str:
+    """Without a recipe: DuMo on the data that were asked for, if there is such a recipe, else on moons."""
+    return f"dumo-{data}" if f"dumo-{data}" in recipe_names() else "dumo-moons"
+
+
+def _names(text: str | None, flag: str) -> list[str] | None:
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ValueError(f"{flag} {text!r} has an empty name; type names separated by commas, as in {flag} v,u")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{flag} names {name!r} twice; give each a name of its own")
+    return names
+
+
+def _usual_head(name: str, recipe: Any) -> str:
+    """The head that an objective trains if nobody says otherwise."""
+    from genobj.parts import OBJECTIVES
+
+    kind = recipe.get(name, {}).get("kind", name)
+    return str(OBJECTIVES.get(kind).model_fields["head"].default)
+
+
+def _pair(layers: Layers, heads: list[str] | None, objectives: list[str] | None) -> None:
+    """Put the flags' heads and objectives in place of the recipe's, keeping what the recipe says of the same names."""
+    if objectives is not None:
+        old = layers.tree.get("objectives", {})
+        sources = {key: layers.source(key) for key in layers.sources}
+        pairs = [(name, head) for name, _, head in (text.partition("@") for text in objectives)]
+        free = [head for head in heads or [] if head not in [taken for _, taken in pairs]]
+        waiting = [name for name, head in pairs if not head]
+        if heads is not None and len(free) < len(waiting):
+            enough = ",".join([*heads, *(_usual_head(name, old) for name in waiting[len(free) :])])
+            few = f"{len(heads)} head{'s' * (len(heads) > 1)}"
+            raise ValueError(f"{len(objectives)} objectives but {few}; type --heads {enough}")
+        layers.replace("objectives", {name: dict(old.get(name, {})) for name, _ in pairs}, "--objectives")
+        layers.sources |= {k: s for k, s in sources.items() if k in layers.sources and k.startswith("objectives.")}
+        for name, head in pairs:
+            layers.tree["objectives"].setdefault(name, {})
+            chosen = head or (free.pop(0) if heads is not None else "")
+            if chosen:
+                layers.put(["objectives", name, "head"], chosen, "--objectives" if head else "--heads")
+        if heads is None:
+            layers.replace("heads", {}, "--objectives")
+    if heads is not None:
+        old = layers.tree.get("heads", {})
+        layers.replace("heads", {name: dict(old.get(name, {})) for name in heads}, "--heads")

@@ -1,0 +1,59 @@
+"""genobj show: every setting of an experiment with its source."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genobj.cli.resolve import Backbone, DataName, Heads, Objectives, Overrides, Plugins, Recipe, Seed, resolve
+from genobj.config.load import Layers, leaves
+
+if TYPE_CHECKING:
+    from genobj.experiment import Experiment
+
+
+def command(
+    overrides: Overrides = None,
+    recipe: Recipe = None,
+    heads: Heads = None,
+    objectives: Objectives = None,
+    backbone: Backbone = None,
+    data: DataName = None,
+    seed: Seed = None,
+    plugin: Plugins = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
+    as_toml: Annotated[bool, typer.Option("--toml", help="Print the settings as a recipe.")] = False,
+) -> None:
+    """Print every setting and where it came from: default, recipe, flag or override."""
+    experiment, layers = resolve(recipe, heads, objectives, backbone, data, seed, overrides, plugin)
+    if as_json:
+        typer.echo(json.dumps(experiment.tree(), indent=1))
+    elif as_toml:
+        from genobj.config.load import write_toml
+
+        typer.echo(write_toml(experiment.tree()), nl=False)
+    else:
+        leaves_table(experiment, layers)
+
+
+def leaves_table(experiment: "Experiment", layers: Layers) -> None:
+    """One line per leaf: key, value, source; then the horizon of every head."""
+    rows = [(path, json.dumps(value)) for path, value in leaves(experiment.tree())]
+    keys, values = (max(len(row[i]) for row in rows) for i in (0, 1))
+    for path, value in rows:
+        typer.echo(f"{path:<{keys}}  {value:<{min(values, 30)}}  # {_source(layers, path)}")
+    typer.echo("")
+    for head, horizon in experiment.horizons.items():
+        meaning = {"instant": "r = t, the velocity", "data": "r = 0, the jump to data", "interval": "any r <= t"}
+        typer.echo(f"head {head}: horizon {horizon} ({meaning[horizon]})")
+
+
+def _source(layers: Layers, path: str) -> str:
+    """The layer that set a leaf, or the nearest table above it that was named as a whole (backbone=dit-b/2)."""
+    if path in layers.sources:
+        return layers.sources[path]
+    parent = path.rpartition(".")[0]
+    above = layers.sources.get(parent) or layers.sources.get(f"{parent}.kind")
+    is_kind = path.endswith(".kind") and parent in layers.sources
+    preset = above and "-" in str(layers.tree.get(parent.partition(".")[0]))
+    return str(above) if is_kind or (preset and above) else "default"

@@ -1,0 +1,60 @@
+"""genobj train: run an experiment, with a progress bar, a picture and a table at the end."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genobj.cli.resolve import Backbone, DataName, Heads, Objectives, Overrides, Plugins, Recipe, Seed, resolve
+
+
+def command(
+    overrides: Overrides = None,
+    recipe: Recipe = None,
+    heads: Heads = None,
+    objectives: Objectives = None,
+    backbone: Backbone = None,
+    data: DataName = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder [dim](runs/<name>-<hash> if not given)[/dim].")
+    ] = None,
+    seed: Seed = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="auto|RUN", help="auto: go on in --out, or start there; or a run's folder.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it costs; run nothing.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Train a model and show what it learnt.
+
+    Without a recipe this is DuMo on two moons; flags and KEY=VALUE settings change it.
+    """
+    if resume not in (None, "auto"):
+        if out is not None and out != Path(resume):
+            raise ValueError(f"--resume {resume} and --out {out} name two folders; give one of them")
+        out = Path(resume)
+        if not (out / "config.toml").is_file():
+            raise ValueError(f"--resume {resume}: there is no run in this folder")
+    if resume and recipe is None and out is not None and (out / "config.toml").is_file():
+        recipe = str(out / "config.toml")
+    experiment, layers = resolve(recipe, heads, objectives, backbone, data, seed, overrides, plugin)
+    if dry_run:
+        from genobj.cli import cost, show
+
+        show.leaves_table(experiment, layers)
+        return cost.report(experiment)
+
+    from genobj.cli.progress import Progress, scores
+    from genobj.run import Run
+    from genobj.training.folder import free, link_latest
+
+    standard = Path("runs") / experiment.run_name()
+    if out is None:
+        out = standard if resume else free(standard.parent, standard.name)
+    run = Run(experiment, out, resume=resume is not None)
+    link_latest(out)
+    with Progress(run) as progress:
+        outcome = run.go(progress.show)
+    scores(outcome.records)
+    typer.echo(f"picture   {outcome.picture}\nrun       {outcome.folder}")
+    typer.echo(f"next      genobj sample {outcome.folder} --nfe 1 --count 64")

@@ -1,0 +1,1 @@
+"""Settings: frozen classes, recipes, overrides, and where every value came from."""

@@ -1,0 +1,98 @@
+"""What a step costs before it is run: passes, parameters, FLOPs and memory, counted on the meta device."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from genobj.composer import Composer, Loss
+from genobj.experiment import Experiment
+from genobj.model import Model
+from genobj.passes import Count, TrainedNetwork
+from genobj.types import Draw, Weights
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The plan of one optimiser step."""
+
+    passes: Count
+    parameters: dict[str, int]
+    """Of the trunk and of every head."""
+    flops: int
+    """Floating-point operations of one step (matrix products and convolutions, a multiply-add counts two)."""
+    memory: dict[str, int]
+    """Estimated bytes: weights, gradients, optimizer, averages, activations kept for the backward pass."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; numbers of passes are whole where they can be."""
+        total = sum(self.parameters.values())
+        first = next(iter(self.parameters))
+        heads = {k: v for k, v in self.parameters.items() if k != first}
+        passes = {k: int(v) if v == int(v) else round(v, 4) for k, v in self.passes._asdict().items()}
+        return {
+            "passes": passes,
+            "parameters": {"total": total, "trunk": self.parameters[first], "heads": heads},
+            "flops": self.flops,
+            "memory": {**self.memory, "total": sum(self.memory.values())},
+        }
+
+
+def measure(experiment: Experiment) -> Cost:
+    """Build the network without memory, take one step of it and count."""
+    with torch.device("meta"):
+        model = experiment.model_settings().build()
+    micro = experiment.train.micro_batch or experiment.train.batch
+    activations = _Kept(model)
+    with FlopCounterMode(display=False) as counter, activations:
+        loss = one_step(experiment, model, micro)
+        loss.total.backward()
+    size = {name: sum(p.numel() for p in head.parameters()) for name, head in model.heads.items()}
+    parameters = {"trunk": sum(p.numel() for p in model.trunk.parameters()), **size}
+    weights = 4 * sum(parameters.values())
+    trained = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    memory = {
+        "weights": weights,
+        "gradients": trained,
+        "optimizer": 2 * trained,
+        "averages": weights * len(experiment.ema.decays),
+        "activations": activations.bytes,
+    }
+    return Cost(loss.passes, parameters, counter.get_total_flops() * (experiment.train.batch // micro), memory)
+
+
+def one_step(experiment: Experiment, model: Model, batch: int) -> Loss:
+    """The loss of a step on empty tensors; other networks are stood in for by the model itself."""
+    composer = experiment.composer(shared_masks=False)
+    networks: dict[Weights, TrainedNetwork] = dict.fromkeys(composer.networks, model)
+    return composer.loss(networks, _empty_draw(experiment, composer, batch))
+
+
+def _empty_draw(experiment: Experiment, composer: Composer, batch: int) -> Draw:
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, device="meta")
+
+    shape = (batch, *experiment.data.shape)
+    t, r, v = empty(batch), empty(batch), empty(*shape)
+    y = torch.empty(batch, dtype=torch.long, device="meta") if composer.classes else None
+    dropped = torch.empty(batch, dtype=torch.bool, device="meta") if composer.classes else None
+    return Draw(empty(*shape), empty(*shape), t, r, empty(*shape), v, v, y, dropped)
+
+
+class _Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Adds up what autograd keeps for the backward pass, weights aside."""
+
+    def __init__(self, model: Model):
+        super().__init__(self._keep, lambda kept: kept)
+        self.bytes = 0
+        self._weights = {id(p.untyped_storage()) for p in model.parameters()}
+        self._seen: dict[int, Any] = {}
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if not isinstance(tensor, torch.nn.Parameter) and storage._cdata not in self._seen:
+            self._seen[storage._cdata] = storage
+            self.bytes += storage.nbytes()
+        return tensor

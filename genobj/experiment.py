@@ -1,0 +1,191 @@
+"""The whole experiment as one tree of settings, its cross checks, and how it is put together."""
+
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from genobj.backbones.base import Backbone
+from genobj.composer import Composer, horizons
+from genobj.config.base import Config, Pick, named
+from genobj.config.load import fingerprint
+from genobj.data.base import Data
+from genobj.evaluation import Evaluation
+from genobj.guidance.base import Guidance
+from genobj.guidance.frozen import FrozenGuidance
+from genobj.heads.base import Head
+from genobj.heads.projection import Projection
+from genobj.hub import load
+from genobj.model import ModelSettings
+from genobj.objectives.base import Objective
+from genobj.parts import BACKBONES, DATA, GUIDANCE, HEADS, OBJECTIVES, PAIRS, PATHS, TIMES
+from genobj.passes import TrainedNetwork, velocity_head
+from genobj.paths.base import Path
+from genobj.times.base import Times
+from genobj.times.pairs import Pairs
+from genobj.training.averages import EMA
+from genobj.training.checkpoint import Checkpoint
+from genobj.training.distributed import Distributed
+from genobj.training.log import Log
+from genobj.training.loop import Train
+from genobj.training.optim import Optim
+from genobj.types import Horizon, Weights
+
+FREE = frozenset({"name", "log", "checkpoint", "pictures", "evaluation", "plugins"}) | {
+    "train.device",
+    "train.threads",
+    "train.compile",
+}
+"""Settings that a resumed run may change: they do not change what is learnt."""
+
+
+class Pictures(Config):
+    """Pictures of fixed noise during training, one panel per nfe."""
+
+    every: Annotated[int, Field(gt=0)] = 1000
+    """Steps between pictures."""
+    count: Annotated[int, Field(gt=0)] = 1000
+    """Points, or images, in each panel."""
+
+
+class Experiment(Config):
+    """Everything a run depends on; what `genobj show` prints and a run folder keeps."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.\-]+$")] = "run"
+    """Name of the run's folder."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of everything random."""
+    plugins: tuple[str, ...] = ()
+    """Python files that register more parts."""
+    data: Annotated[Data, Pick(DATA, "moons")] = Field(default_factory=lambda: DATA.get("moons")())
+    """What is learnt."""
+    backbone: Annotated[Backbone, Pick(BACKBONES, "mlp")] = Field(default_factory=lambda: BACKBONES.get("mlp")())
+    """Trunk of the network."""
+    objectives: Annotated[dict[str, Annotated[Objective, Pick(OBJECTIVES)]], Field(min_length=1)] = Field(
+        default_factory=lambda: {"fm": OBJECTIVES.get("fm")()}
+    )
+    """Loss terms by name."""
+    heads: dict[str, Annotated[Head, Pick(HEADS, "projection")]] = Field(default_factory=dict)
+    """Outputs by name; empty: one for every head that an objective trains."""
+    path: Annotated[Path, Pick(PATHS, "linear")] = Field(default_factory=lambda: PATHS.get("linear")())
+    """Interpolant between data and noise."""
+    times: Annotated[Times, Pick(TIMES, "uniform")] = Field(default_factory=lambda: TIMES.get("uniform")())
+    """Law of the training time t."""
+    pairs: Annotated[Pairs, Pick(PAIRS, "sorted")] = Field(default_factory=lambda: PAIRS.get("sorted")())
+    """Law of the target time r given t, for interval heads."""
+    guidance: Annotated[Guidance, Pick(GUIDANCE, "none")] = Field(default_factory=lambda: GUIDANCE.get("none")())
+    """Training-time guidance."""
+    label_drop: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of labels replaced by the null label."""
+    optim: Optim = Optim()
+    """Optimiser."""
+    ema: EMA = EMA()
+    """Averages of the weights."""
+    train: Train = Train()
+    """Length, batch and machine."""
+    distributed: Distributed = Distributed()
+    """Several devices."""
+    evaluation: Evaluation = Evaluation()
+    """What is measured at the end."""
+    pictures: Pictures = Pictures()
+    """Pictures during training."""
+    checkpoint: Checkpoint = Checkpoint()
+    """When the state is saved."""
+    log: Log = Log()
+    """What is written down."""
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _objective_names(cls, table: Any) -> Any:
+        return named(OBJECTIVES, table)
+
+    @field_validator("heads", mode="after")
+    @classmethod
+    def _heads_are_trained(cls, heads: dict[str, Head], info: Any) -> dict[str, Head]:
+        objectives: dict[str, Objective] = info.data.get("objectives", {})
+        if not objectives:
+            return heads
+        trained = horizons(objectives)
+        if not heads:
+            return {name: Projection() for name in trained}
+        for name, objective in objectives.items():
+            for head in objective.trains.keys() - heads.keys():
+                names = ",".join(heads)
+                raise ValueError(
+                    f"objective {name!r} trains head {head!r}, but the model has {names}; type --heads {names},{head}"
+                )
+        if unused := heads.keys() - trained.keys():
+            rest = ",".join(name for name in heads if name in trained)
+            raise ValueError(
+                f"no objective trains head {min(unused)!r}; type --heads {rest}, or add an objective for it"
+            )
+        return {name: heads[name] for name in heads}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self.composer()
+        if self.train.micro_batch and self.train.batch % self.train.micro_batch:
+            raise ValueError(
+                f"train.batch={self.train.batch} is not a multiple of train.micro_batch={self.train.micro_batch}"
+            )
+        if self.guidance.active:
+            velocity_head(self.horizons)
+        if isinstance(self.guidance, FrozenGuidance) and self.guidance.active and not self.guidance.teacher:
+            raise ValueError("guidance.teacher: frozen guidance needs a teacher; type guidance.teacher=runs/NAME")
+        self.evaluation.samplers(self.horizons)
+        self.evaluation.chosen_metrics(self.data)
+        return self
+
+    @property
+    def horizons(self) -> dict[str, Horizon]:
+        """Horizon of every head, in the order of `heads`."""
+        found = horizons(self.objectives)
+        return {name: found[name] for name in self.heads}
+
+    def tree(self) -> dict[str, Any]:
+        """Plain values that validate to an equal experiment."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def run_name(self) -> str:
+        """name-hash, where the hash changes with every setting that changes what is learnt."""
+        tree = self.tree()
+        for key in FREE:
+            table, _, leaf = key.rpartition(".")
+            (tree[table] if table else tree).pop(leaf, None)
+        return f"{self.name}-{fingerprint(tree)}"
+
+    def model_settings(self) -> ModelSettings:
+        """What rebuilds the network."""
+        return ModelSettings(
+            backbone=self.backbone,
+            heads=self.heads,
+            horizons=self.horizons,
+            shape=self.data.shape,
+            classes=self.data.classes,
+            path=self.path,
+        )
+
+    def composer(self, *, shared_masks: bool = False) -> Composer:
+        """Draws, passes and losses."""
+        return Composer(
+            self.path,
+            self.times,
+            self.pairs,
+            self.objectives,
+            self.guidance,
+            classes=self.data.classes,
+            label_drop=self.label_drop,
+            shared_masks=shared_masks,
+        )
+
+    def teacher(self, device: Any) -> dict[Weights, TrainedNetwork]:
+        """The frozen network, if guidance wants one; ValueError if it cannot be read or does not fit."""
+        if not (isinstance(self.guidance, FrozenGuidance) and self.guidance.active):
+            return {}
+        loaded = load(FilePath(self.guidance.teacher), "ema", device)
+        if (loaded.settings.shape, loaded.settings.classes) != (self.data.shape, self.data.classes):
+            made = f"{loaded.settings.shape} with {loaded.settings.classes} classes"
+            wanted = f"{self.data.shape} with {self.data.classes}"
+            raise ValueError(f"guidance.teacher: {self.guidance.teacher} was trained on {made}, the data is {wanted}")
+        velocity_head(loaded.model.horizons)
+        return {"frozen": loaded.model}

@@ -1,0 +1,23 @@
+"""Settings of a named output."""
+
+import abc
+from typing import Literal
+
+from torch import nn
+
+from genobj.backbones.base import Trunk
+from genobj.config.base import Config
+
+
+class Head(Config, abc.ABC):
+    """Settings of an output on the trunk."""
+
+    r_in: Literal["head", "trunk"] | None = None
+    """Where an interval head sees r; unset: in the trunk if it is the only head, else in the head."""
+
+    @abc.abstractmethod
+    def build(self, trunk: Trunk, channels: int, *, sees_r: bool) -> nn.Module:
+        """A module forward(features, t, r) -> (batch, channels, ...).
+
+        sees_r: whether this head is told the target time r while the trunk is not (DuMo Sec. 4.3).
+        """

@@ -1,0 +1,72 @@
+"""One trunk, N named heads, one forward (DuMo Eq. 6), and the settings from which it is rebuilt."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from genobj.backbones.base import Backbone, Trunk
+from genobj.config.base import Config, Pick
+from genobj.heads.base import Head
+from genobj.parts import BACKBONES, HEADS, PATHS
+from genobj.paths.base import Path
+from genobj.types import Horizon, Labels, Samples, TimeTensor
+
+
+class Model(nn.Module):
+    """F_theta(x_t, t, r, y) -> {head: prediction}."""
+
+    def __init__(self, trunk: Trunk, heads: Mapping[str, nn.Module], horizons: Mapping[str, Horizon], *, trunk_r: bool):
+        super().__init__()
+        self.trunk, self.heads = trunk, nn.ModuleDict(heads)
+        self.horizons = dict(horizons)
+        self.trunk_r = trunk_r
+        interval = {name for name, horizon in horizons.items() if horizon == "interval"}
+        self.sees_r = frozenset(heads) if trunk_r else frozenset(interval)
+        """Heads whose output depends on r."""
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether forwards in training mode draw dropout masks."""
+        return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.modules())
+
+    def forward(
+        self, x_t: Samples, t: TimeTensor, *, r: TimeTensor | None = None, y: Labels | None = None
+    ) -> dict[str, Tensor]:
+        """One tensor per head, shaped like x_t; r is needed only if some head or the trunk sees it."""
+        features = self.trunk(x_t, t, r=r if self.trunk_r else None, y=y)
+        return {name: head(features, t, r) for name, head in self.heads.items()}
+
+
+class ModelSettings(Config):
+    """Everything that rebuilds a network and samples from it; stored beside the weights."""
+
+    backbone: Annotated[Backbone, Pick(BACKBONES, "mlp")]
+    """Trunk."""
+    heads: dict[str, Annotated[Head, Pick(HEADS, "projection")]]
+    """Outputs by name."""
+    horizons: dict[str, Horizon]
+    """Where each head's average velocity ends, as its objective trained it."""
+    shape: tuple[int, ...]
+    """Shape of one sample."""
+    classes: int
+    """Number of labels; the null label is `classes`."""
+    path: Annotated[Path, Pick(PATHS, "linear")]
+    """The path that the model was trained on."""
+
+    def build(self, seed: int = 0) -> Model:
+        """The network with fresh weights (on the default device), the same for the same seed."""
+        r_in = {name: self._r_in(name) for name, horizon in self.horizons.items() if horizon == "interval"}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            trunk_r = "trunk" in r_in.values()
+            trunk = self.backbone.build(self.shape, self.classes, sees_r=trunk_r)
+            heads = {
+                name: head.build(trunk, self.shape[0], sees_r=r_in.get(name) == "head")
+                for name, head in self.heads.items()
+            }
+        return Model(trunk, heads, self.horizons, trunk_r=trunk_r)
+
+    def _r_in(self, name: str) -> str:
+        return self.heads[name].r_in or ("trunk" if len(self.heads) == 1 else "head")

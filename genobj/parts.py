@@ -1,0 +1,167 @@
+"""The list of contents: every part genobj ships, by family. Importing this file imports nothing heavy."""
+
+from typing import TYPE_CHECKING, Any
+
+from genobj.registry import Registry
+
+if TYPE_CHECKING:
+    from genobj.backbones.base import Backbone
+    from genobj.data.base import Data
+    from genobj.distances.base import Distance
+    from genobj.guidance.base import Guidance
+    from genobj.heads.base import Head
+    from genobj.metrics.base import Metric
+    from genobj.objectives.base import Objective
+    from genobj.paths.base import Path
+    from genobj.samplers.base import Sampler
+    from genobj.samplers.grids import Grid
+    from genobj.times.base import Times
+    from genobj.times.pairs import Pairs
+
+OBJECTIVES: "Registry[Objective]" = Registry(
+    "objective",
+    "objectives",
+    {
+        "fm": "genobj.objectives.flow_matching:FlowMatching",
+        "cm": "genobj.objectives.consistency:Consistency",
+    },
+    titles={"fm": "flow matching", "cm": "consistency"},
+)
+
+HEADS: "Registry[Head]" = Registry("head", "heads", {"projection": "genobj.heads.projection:Projection"})
+
+BACKBONES: "Registry[Backbone]" = Registry(
+    "backbone",
+    "backbones",
+    {
+        "mlp": "genobj.backbones.mlp:MLP",
+        "unet": "genobj.backbones.unet:UNet",
+        "dit": "genobj.backbones.dit:DiT",
+    },
+)
+
+PATHS: "Registry[Path]" = Registry(
+    "path",
+    "paths",
+    {
+        "linear": "genobj.paths.linear:Linear",
+        "trig": "genobj.paths.trig:Trig",
+        "vp": "genobj.paths.vp:VP",
+        "edm": "genobj.paths.edm:EDM",
+    },
+)
+
+TIMES: "Registry[Times]" = Registry(
+    "time law",
+    "times",
+    {
+        "uniform": "genobj.times.uniform:Uniform",
+        "beta": "genobj.times.beta:Beta",
+        "logit_normal": "genobj.times.logit_normal:LogitNormal",
+        "kumaraswamy": "genobj.times.kumaraswamy:Kumaraswamy",
+    },
+)
+
+PAIRS: "Registry[Pairs]" = Registry(
+    "pair law",
+    "pairs",
+    {
+        "zero": "genobj.times.pairs:Zero",
+        "equal": "genobj.times.pairs:Equal",
+        "below": "genobj.times.pairs:Below",
+        "sorted": "genobj.times.pairs:Sorted",
+        "capped": "genobj.times.pairs:Capped",
+    },
+)
+
+DISTANCES: "Registry[Distance]" = Registry(
+    "distance",
+    "distances",
+    {
+        "mse": "genobj.distances.mse:MSE",
+        "adaptive": "genobj.distances.adaptive:Adaptive",
+        "pseudo_huber": "genobj.distances.pseudo_huber:PseudoHuber",
+        "barron": "genobj.distances.barron:Barron",
+        "cosine": "genobj.distances.cosine:Cosine",
+    },
+)
+
+GUIDANCE: "Registry[Guidance]" = Registry(
+    "guidance",
+    "guidance",
+    {
+        "none": "genobj.guidance.none:NoGuidance",
+        "self": "genobj.guidance.own:SelfGuidance",
+        "frozen": "genobj.guidance.frozen:FrozenGuidance",
+    },
+)
+
+SAMPLERS: "Registry[Sampler]" = Registry(
+    "sampler",
+    "samplers",
+    {
+        "euler": "genobj.samplers.euler:Euler",
+        "heun": "genobj.samplers.heun:Heun",
+        "midpoint": "genobj.samplers.midpoint:Midpoint",
+        "flow_map": "genobj.samplers.flow_map:FlowMap",
+        "restart": "genobj.samplers.restart:Restart",
+    },
+)
+
+GRIDS: "Registry[Grid]" = Registry(
+    "time grid",
+    "grids",
+    {
+        "uniform": "genobj.samplers.grids:Uniform",
+        "karras": "genobj.samplers.grids:Karras",
+        "kumaraswamy": "genobj.samplers.grids:Kumaraswamy",
+        "shifted": "genobj.samplers.grids:Shifted",
+        "listed": "genobj.samplers.grids:Listed",
+    },
+)
+
+DATA: "Registry[Data]" = Registry(
+    "data set",
+    "data",
+    {
+        "moons": "genobj.data.toys:Moons",
+        "gaussians": "genobj.data.toys:Gaussians",
+        "checkerboard": "genobj.data.toys:Checkerboard",
+        "swiss_roll": "genobj.data.toys:SwissRoll",
+        "circles": "genobj.data.toys:Circles",
+        "pinwheel": "genobj.data.toys:Pinwheel",
+        "digits": "genobj.data.digits:Digits",
+        "normal": "genobj.data.normal:Normal",
+    },
+)
+
+METRICS: "Registry[Metric]" = Registry(
+    "metric",
+    "metrics",
+    {
+        "mmd": "genobj.metrics.mmd:MMD",
+        "energy": "genobj.metrics.energy:Energy",
+        "sliced_w2": "genobj.metrics.wasserstein:SlicedWasserstein",
+        "w2": "genobj.metrics.wasserstein:Wasserstein",
+        "frechet": "genobj.metrics.frechet:Frechet",
+        "accuracy": "genobj.metrics.accuracy:Accuracy",
+    },
+)
+
+FAMILIES: "dict[str, Registry[Any]]" = {
+    registry.plural: registry
+    for registry in (
+        OBJECTIVES,
+        HEADS,
+        BACKBONES,
+        PATHS,
+        TIMES,
+        PAIRS,
+        DISTANCES,
+        GUIDANCE,
+        SAMPLERS,
+        GRIDS,
+        DATA,
+        METRICS,
+    )
+}

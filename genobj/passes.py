@@ -1,0 +1,183 @@
+"""The gradient-free evaluations of one training step: memoised, batched, counted (DESIGN.md section 6)."""
+
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from genobj.types import Horizon, Network, Point, Samples, T, Weights
+
+Outputs = dict[str, Tensor]
+
+
+class TrainedNetwork(Network, Protocol):
+    """A network that says which of its heads depend on r."""
+
+    @property
+    def sees_r(self) -> frozenset[str]:
+        """Heads whose output changes with r."""
+        ...
+
+
+class Count(NamedTuple):
+    """Passes of one step, in units of the whole batch."""
+
+    with_gradient: float = 0
+    """The forward that is differentiated."""
+    without_gradient: float = 0
+    """Plain forwards."""
+    tangent: float = 0
+    """Forward-mode derivatives (each costs about three plain forwards)."""
+
+
+class _Known(NamedTuple):
+    point: Point
+    weights: Weights
+    precise: bool
+    out: Outputs
+
+
+class StepPasses:
+    """What objectives and guidance ask for. Points are equal if their tensors are the same objects.
+
+    networks: the live network ("online") and, where needed, its average ("ema") and a teacher ("frozen").
+    masks: state of the random number generators before the main forward if dropout is on; every pass starts from it,
+    so that all evaluations of a step share their dropout masks (and none are batched together).
+    """
+
+    def __init__(self, networks: Mapping[Weights, TrainedNetwork], batch: int, masks: "Masks | None" = None):
+        self.networks, self.batch, self.masks = networks, batch, masks
+        self.count = Count()
+        self._known: list[_Known] = []
+        self._memory: dict[Hashable, Any] = {}
+
+    def main(self, point: Point) -> Outputs:
+        """The one forward with gradients; its detached outputs are known from here on."""
+        out = {head: _full(value) for head, value in self._call("online", point).items()}
+        precise = not _low(point.x_t)
+        self._known.append(_Known(point, "online", precise, {head: value.detach() for head, value in out.items()}))
+        self.count = self.count._replace(with_gradient=self.count.with_gradient + len(point.x_t) / self.batch)
+        return out
+
+    def __call__(self, *points: Point, weights: Weights = "online", precise: bool = False) -> list[Outputs]:
+        """See types.Passes."""
+        missing = [p for p in points if self._find(p, weights, precise) is None]
+        if missing:
+            for group in [[p] for p in missing] if self.masks else [missing]:
+                self._run(group, weights, precise)
+        found = [self._find(p, weights, precise) for p in points]
+        return [out for out in found if out is not None]
+
+    def velocity(self, point: Point, weights: Weights = "online") -> Samples:
+        """See types.Passes."""
+        net = self.networks[weights]
+        head = velocity_head(net.horizons)
+        if head not in net.sees_r:
+            for known in self._known:
+                if known.weights == weights and _same(known.point, point, r=False):
+                    return known.out[head]
+        return self(point._replace(r=point.t) if head in net.sees_r else point, weights=weights)[0][head]
+
+    def tangent(self, point: Point, direction: Samples, head: str, weights: Weights = "online") -> Samples:
+        """See types.Passes."""
+        key = ("tangent", id(point.x_t), id(point.t), id(point.r), id(point.y), id(direction), weights)
+        return self.remember(key, lambda: self._tangent(point, direction, weights))[head]
+
+    def remember(self, key: Hashable, make: Callable[[], T]) -> T:
+        """See types.Passes."""
+        if key not in self._memory:
+            self._memory[key] = make()
+        return self._memory[key]
+
+    def _find(self, point: Point, weights: Weights, precise: bool) -> Outputs | None:
+        r = bool(self.networks[weights].sees_r)
+        for known in self._known:
+            if known.weights == weights and known.precise >= precise and _same(known.point, point, r=r):
+                return known.out
+        return None
+
+    def _run(self, points: list[Point], weights: Weights, precise: bool) -> None:
+        joined = points[0] if len(points) == 1 else _join(points)
+        with torch.no_grad(), _precision(joined.x_t, precise):
+            out = {head: _full(value) for head, value in self._call(weights, joined).items()}
+            precise = not _low(joined.x_t)
+        sizes = [len(p.x_t) for p in points]
+        parts = {head: value.split(sizes) for head, value in out.items()}
+        for i, point in enumerate(points):
+            self._known.append(_Known(point, weights, precise, {head: part[i] for head, part in parts.items()}))
+        self.count = self.count._replace(without_gradient=self.count.without_gradient + sum(sizes) / self.batch)
+
+    def _tangent(self, point: Point, direction: Samples, weights: Weights) -> Outputs:
+        def f(x_t: Tensor, t: Tensor) -> Outputs:
+            return self._call(weights, point._replace(x_t=x_t, t=t))
+
+        # Flash attention has no forward-mode rule; difference quotients and tangents are float32 under autocast.
+        with torch.no_grad(), _precision(point.x_t, True), sdpa_kernel(SDPBackend.MATH):
+            tangents: Outputs = torch.func.jvp(f, (point.x_t, point.t), (direction, torch.ones_like(point.t)))[1]
+        self.count = self.count._replace(tangent=self.count.tangent + len(point.x_t) / self.batch)
+        return tangents
+
+    def _call(self, weights: Weights, point: Point) -> Outputs:
+        with self.masks or nullcontext():
+            return self.networks[weights](point.x_t, point.t, r=point.r, y=point.y)
+
+
+class Masks:
+    """Replays the random number generators, so that every forward of a step draws the same dropout masks."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device if device.type == "cuda" else None
+        self.cpu_state = torch.get_rng_state()
+        self.cuda_state = torch.cuda.get_rng_state(device) if self.cuda else None
+
+    def __enter__(self) -> None:
+        torch.set_rng_state(self.cpu_state)
+        if self.cuda is not None and self.cuda_state is not None:
+            torch.cuda.set_rng_state(self.cuda_state, self.cuda)
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def velocity_head(horizons: Mapping[str, Horizon]) -> str:
+    """The head that gives the instantaneous velocity: instant before interval (at r = t). ValueError if none does."""
+    for wanted in ("instant", "interval"):
+        for head, horizon in horizons.items():
+            if horizon == wanted:
+                return head
+    have = ", ".join(f"{head} ({horizon})" for head, horizon in horizons.items())
+    raise ValueError(
+        f"guidance needs a head that gives the velocity; this model has {have}. Type --heads v,... --objectives fm,..."
+    )
+
+
+def _same(a: Point, b: Point, *, r: bool) -> bool:
+    return a.x_t is b.x_t and a.t is b.t and a.y is b.y and (not r or a.r is b.r)
+
+
+def _join(points: list[Point]) -> Point:
+    """One point whose batch is the points' batches in a row; all of them have r and y, or none has."""
+
+    def cat(tensors: list[Tensor | None]) -> Tensor | None:
+        given = [tensor for tensor in tensors if tensor is not None]
+        assert len(given) in (0, len(tensors)), "points of one batch all have r and y, or none has"
+        return torch.cat(given) if given else None
+
+    x_t, t = torch.cat([p.x_t for p in points]), torch.cat([p.t for p in points])
+    return Point(x_t, t, cat([p.r for p in points]), cat([p.y for p in points]))
+
+
+def _full(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+
+
+def _low(x: Tensor) -> bool:
+    """Whether a network on x's device runs in low precision now (the meta device knows no autocast)."""
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+
+
+def _precision(x: Tensor, precise: bool) -> Any:
+    return torch.autocast(x.device.type, enabled=False) if precise and _low(x) else nullcontext()

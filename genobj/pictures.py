@@ -1,0 +1,48 @@
+"""Pictures of samples: scatter plots for points in the plane, grids for images."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+INK, PAPER = "#1f4e79", "#b8b8b8"
+
+
+def compare(panels: Mapping[str, Tensor]) -> Figure:
+    """A panel of samples (n, *shape) per heading; points of the plane lie over those of a panel called 'data'."""
+    figure = Figure(figsize=(2.6 * len(panels), 2.95), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    behind = panels.get("data")
+    for axes, (heading, x) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axes.set_title(heading, fontsize=11)
+        axes.set(xticks=[], yticks=[])
+        if x.ndim == 2:
+            _points(axes, x, behind)
+        else:
+            axes.imshow(grid(x), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set_frame_on(False)
+    return figure
+
+
+def _points(axes: Axes, x: Tensor, behind: Tensor | None) -> None:
+    limit = 1.15 * (x if behind is None else behind).abs().quantile(0.999).item()
+    if behind is not None:
+        axes.scatter(*behind.T, s=3, c=PAPER, alpha=0.5, linewidths=0)
+    if x is not behind:
+        axes.scatter(*x.T, s=3, c=INK, alpha=0.5, linewidths=0)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+
+
+def grid(x: Tensor, columns: int | None = None) -> Tensor:
+    """(n, C, H, W) in [-1, 1] as one image in [0, 1]: (rows H, columns W) for one channel, else (..., 3)."""
+    columns = columns or math.ceil(math.sqrt(len(x)))
+    x = (x[:, :3].float().cpu().clamp(-1, 1) + 1) / 2
+    x = torch.nn.functional.pad(x, (1, 1, 1, 1), value=1.0)
+    blank = x.new_ones(-len(x) % columns, *x.shape[1:])
+    tiles = torch.cat([x, blank]).unflatten(0, (-1, columns))
+    picture = tiles.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return picture[0] if len(picture) != 3 else picture.permute(1, 2, 0)

@@ -1,0 +1,156 @@
+"""Names to classes, with errors that say what to type instead. Imports neither torch nor pydantic."""
+
+import ast
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownName(ValueError):
+    """A name that no registry, recipe or command knows."""
+
+
+class BrokenPlugin(ValueError):
+    """A plugin that is installed but cannot be imported."""
+
+
+class Entry(NamedTuple):
+    """One line of `genobj list`."""
+
+    name: str
+    summary: str
+    source: str
+    problem: str
+
+
+class _Target(NamedTuple):
+    """Where a class is: 'module:Class' until first use, then the class itself."""
+
+    value: "str | type"
+    source: str
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" with the names nearest to `word`, or an empty string."""
+    spellings = {_fold(name): name for name in known}
+    folded = _fold(word)
+    near = difflib.get_close_matches(folded, spellings, n=2, cutoff=0.6)
+    near += [s for s in spellings if len(folded) > 2 and (s.startswith(folded) or folded.startswith(s)) and len(s) > 2]
+    answers = list(dict.fromkeys(spellings[n] for n in near))[:2]
+    return f" Did you mean {' or '.join(map(repr, answers))}?" if answers else ""
+
+
+def _fold(word: str) -> str:
+    return word.lower().replace("-", "").replace("_", "").replace(" ", "")
+
+
+class Registry(Generic[T]):
+    """One family of parts (objectives, heads, ...): built-ins, installed plugins and ad-hoc additions.
+
+    Targets are classes or lazy 'module:Class' strings, the very form of an entry point, so that listing names
+    imports nothing. Plugins come from the entry-point group `genobj.<family>` and from `register`.
+    """
+
+    def __init__(self, family: str, plural: str, builtins: dict[str, str], titles: dict[str, str] | None = None):
+        self.family, self.plural, self.group = family, plural, f"genobj.{plural}"
+        self._titles = titles or {}
+        self._targets = {name: _Target(value, "genobj") for name, value in builtins.items()}
+        self._plugins_read = False
+
+    def names(self) -> list[str]:
+        """All known names, sorted."""
+        return sorted(self._known())
+
+    def get(self, name: str) -> type[T]:
+        """The class called `name`.
+
+        Raises UnknownName (with the names that exist and the one that was probably meant) or BrokenPlugin.
+        """
+        known = self._known()
+        if name not in known:
+            titles = {title: short for short, title in self._titles.items()}
+            hint = did_you_mean(name, [*known, *titles])
+            for title, short in titles.items():
+                hint = hint.replace(repr(title), repr(short))
+            raise UnknownName(f"unknown {self.family} {name!r}.{hint} Known {self.plural}: {', '.join(self.names())}.")
+        target = known[name]
+        if isinstance(target.value, str):
+            target = self._targets[name] = _Target(self._import(name, target), target.source)
+        return target.value  # type: ignore[return-value]
+
+    def name_of(self, cls: type) -> str:
+        """The name `cls` is registered under; UnknownName if there is none."""
+        for name, target in self._known().items():
+            if target.value is cls or target.value == f"{cls.__module__}:{cls.__qualname__}":
+                return name
+        raise UnknownName(f"{cls.__qualname__} is not a registered {self.family}; decorate it with register(name).")
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Decorator that adds a class from a notebook, a file or a test. A taken name is a ValueError."""
+
+        def add(cls: type[T]) -> type[T]:
+            known, source = self._known(), f"{cls.__module__}.{cls.__qualname__}"
+            if name in known:
+                raise ValueError(self._taken(name, known[name].source, source))
+            self._targets[name] = _Target(cls, source)
+            return cls
+
+        return add
+
+    def unregister(self, name: str) -> None:
+        """Forget an ad-hoc name (for tests and notebooks that define a part twice)."""
+        self._targets.pop(name, None)
+
+    def entries(self) -> list[Entry]:
+        """Name, first docstring line, source and import problem of every part, without importing the built-ins."""
+        return [self._entry(name, target) for name, target in sorted(self._known().items())]
+
+    def _entry(self, name: str, target: _Target) -> Entry:
+        if target.source == "genobj" and isinstance(target.value, str):
+            return Entry(name, _docstring(target.value), target.source, "")
+        try:
+            summary = (self.get(name).__doc__ or "").strip().partition("\n")[0]
+        except BrokenPlugin as problem:
+            return Entry(name, "", target.source, str(problem))
+        return Entry(name, summary, target.source, "")
+
+    def _import(self, name: str, target: _Target) -> type:
+        module, _, attribute = str(target.value).partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except Exception as error:
+            if target.source == "genobj":
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            raise BrokenPlugin(f"{self.family} {name!r} of {target.source} cannot be imported: {reason}") from error
+
+    def _known(self) -> dict[str, _Target]:
+        if not self._plugins_read:
+            self._plugins_read = True
+            for point in importlib.metadata.entry_points(group=self.group):
+                package = point.dist
+                source = f"{package.name} {package.version}" if package else "an unnamed package"
+                if point.name in self._targets:
+                    raise ValueError(self._taken(point.name, self._targets[point.name].source, source))
+                self._targets[point.name] = _Target(point.value, source)
+        return self._targets
+
+    def _taken(self, name: str, first: str, second: str) -> str:
+        return f"{self.family} {name!r} is already taken: {first} has it, {second} wants it. Choose another name."
+
+
+def _docstring(target: str) -> str:
+    """First docstring line of a 'module:Class', read from the source without importing it."""
+    module, _, attribute = target.partition(":")
+    spec = importlib.util.find_spec(module)
+    assert spec, target
+    for node in ast.parse(Path(str(spec.origin)).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == attribute:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    raise AssertionError(f"{target} does not exist")

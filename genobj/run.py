@@ -1,0 +1,121 @@
+"""Start or resume an experiment in a folder: assemble, train, save, evaluate, draw."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from genobj import hub
+from genobj.evaluation import Generator, Record, Scorer
+from genobj.experiment import FREE, Experiment
+from genobj.pictures import compare
+from genobj.training import checkpoint, folder
+from genobj.training.averages import Averages
+from genobj.training.distributed import device_of, prepare, set_threads
+from genobj.training.log import Line, Logger
+from genobj.training.loop import Hook, StepModule, train
+from genobj.training.state import State
+from genobj.types import Network
+
+COLUMNS = 64
+"""Images in a panel of samples.png at most; points of the plane are drawn in full."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ended with."""
+
+    folder: Path
+    records: Sequence[Record]
+    picture: Path
+
+
+class Run:
+    """One experiment in one folder.
+
+    resume: continue the newest checkpoint of the folder (or start, if it holds none). Raises ValueError for settings
+    that do not fit the machine or the run in the folder.
+    """
+
+    def __init__(self, experiment: Experiment, path: Path, *, resume: bool = False):
+        self.experiment, self.folder = experiment, path
+        self.device = device_of(experiment.train)
+        self.settings = experiment.model_settings()
+        self.source = experiment.data.open()
+        self.model = self.settings.build(experiment.seed).to(self.device).train()
+        set_threads(experiment.train, self.model)
+        self._claim(resume)
+        self.state = State(
+            self.model,
+            Averages(self.model, experiment.ema),
+            experiment.optim.build(self.model.parameters()),
+        )
+        if resume and checkpoint.steps(path):
+            checkpoint.load(path, self.state)
+        folder.cut_log(path / "metrics.jsonl", self.state.step)
+
+    def go(self, show: Callable[[Line], None] = lambda line: None) -> Outcome:
+        """Train to the end, then evaluate; `show` gets every line of the log. Raises health.Diverged."""
+        e, state = self.experiment, self.state
+        logger = Logger(self.folder, e.log, show)
+        hooks = [
+            Hook(e.log.every, logger, means=True),
+            Hook(e.pictures.every, lambda state, _: self._draw(f"samples/step_{state.step:08d}.png")),
+            Hook(e.checkpoint.every, lambda state, _: checkpoint.save(self.folder, state, e.checkpoint.keep)),
+        ]
+        try:
+            train(state, self.step_module(), self.source, e.train, e.optim, e.seed, hooks)
+        finally:
+            logger.close()
+        hub.export(self.folder, state)
+        return self._finish()
+
+    def step_module(self) -> StepModule:
+        """The network with its whole loss."""
+        composer = self.experiment.composer(shared_masks=self.model.has_dropout)
+        others = self.experiment.teacher(self.device)
+        if "ema" in composer.networks:
+            others["ema"] = self.state.averages.network(self.model)
+        return prepare(StepModule(self.model, others, composer, self.experiment.train.precision), self.experiment.train)
+
+    def _claim(self, resume: bool) -> None:
+        tree = self.experiment.tree()
+        if resume and (self.folder / "config.toml").exists():
+            if changed := folder.differences(self.folder, tree, FREE):
+                more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+                raise ValueError(
+                    f"{self.folder} is a run with other settings ({changed[0]}{more}); "
+                    "resume it with its own, or choose another --out"
+                )
+        else:
+            folder.create(self.folder, tree)
+        hub.describe(self.folder, self.settings, self.experiment.ema.decays)
+
+    def _network(self, weights: str) -> tuple[Network, str]:
+        if weights == "live":
+            return self.model, "live"
+        return self.state.averages.network(self.model), f"ema_{self.experiment.ema.decays[0]:g}"
+
+    def _draw(self, name: str) -> Path:
+        training = self.model.training
+        self.model.eval()
+        net, _ = self._network(self.experiment.evaluation.weights)
+        samples = {}
+        count = self.experiment.pictures.count
+        count = count if len(self.settings.shape) == 1 else min(count, COLUMNS)
+        generator = Generator(net, self.settings, self.device)
+        for n, sampler in self.experiment.evaluation.samplers(self.settings.horizons).items():
+            samples[f"{n} NFE"] = generator(sampler, count, self.experiment.seed)[0].x
+        figure = compare({"data": self.source.held_out(count, self.experiment.seed).x, **samples})
+        figure.savefig(self.folder / name)
+        self.model.train(training)
+        return self.folder / name
+
+    def _finish(self) -> Outcome:
+        self.model.eval()
+        net, weights = self._network(self.experiment.evaluation.weights)
+        scorer = Scorer(self.experiment.evaluation, self.experiment.data, self.source)
+        records = scorer(Generator(net, self.settings, self.device, self.experiment.evaluation.batch), weights)
+        table = json.dumps([record.as_dict() for record in records], indent=1)
+        folder.write(self.folder / "results.json", table + "\n")
+        return Outcome(self.folder, records, self._draw("samples.png"))

@@ -1,0 +1,194 @@
+"""A sampler walks from noise (t = 1) to data (t = 0), guides the network and counts what it costs."""
+
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Annotated, ClassVar, NamedTuple, TypeVar, final
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from genobj.config.base import Config, Pick
+from genobj.parts import GRIDS, SAMPLERS
+from genobj.paths.base import Path
+from genobj.paths.linear import Linear
+from genobj.samplers.grids import Grid, Uniform
+from genobj.types import Horizon, Labels, Network, Samples
+
+S = TypeVar("S", bound="Sampler")
+Noise = Callable[[int], Samples]
+"""noise(i): fresh standard normal noise of step i, shaped like z."""
+
+_STRAIGHT = Linear()
+_GIVES: Mapping[Horizon, str] = {
+    "instant": "gives the velocity",
+    "data": "jumps to data",
+    "interval": "jumps between times",
+}
+_INSTEAD: Mapping[Horizon, str] = {
+    "interval": "flow_map",
+    "data": "restart, or flow_map with steps=1",
+    "instant": "euler or heun",
+}
+
+
+class Walk(NamedTuple):
+    """Generated samples (batch, *shape) and how they came about.
+
+    nfe: network evaluations per sample, where a guided evaluation counts two;
+    trajectory: (steps + 1, batch, *shape) states at the times of the grid, the last one being the samples.
+    """
+
+    samples: Samples
+    nfe: int
+    trajectory: Tensor
+
+
+@final
+@dataclass
+class Flow:
+    """The average velocity that a sampler follows: one head of a network, guided and counted."""
+
+    net: Network
+    head: str
+    path: Path
+    y: Labels | None
+    null: int | None
+    guidance: float
+    interval: tuple[float, float]
+    nfe: int = 0
+
+    def average(self, x_t: Samples, t: float, r: float) -> Samples:
+        """u(x_t, t, r), guided as u_null + w (u_y - u_null) where t lies in the interval."""
+        low, high = self.interval
+        if self.guidance == 1 or not low <= t <= high:
+            self.nfe += 1
+            return self._ask(x_t, t, r, self.y)
+        assert self.y is not None
+        assert self.null is not None
+        self.nfe += 2
+        labels = torch.cat([self.y, torch.full_like(self.y, self.null)])
+        given, free = self._ask(torch.cat([x_t, x_t]), t, r, labels).chunk(2)
+        return free + self.guidance * (given - free)
+
+    def velocity(self, x_t: Samples, t: float) -> Samples:
+        """u(x_t, t, r = t), the instantaneous velocity."""
+        return self.average(x_t, t, t)
+
+    def scales(self, t: float) -> tuple[float, float]:
+        """Factors of noise and data at time t, computed on the CPU in float64."""
+        time = torch.tensor([t], dtype=torch.float64)
+        return self.path.noise_scale(time).item(), self.path.data_scale(time).item()
+
+    def _ask(self, x_t: Samples, t: float, r: float, y: Labels | None) -> Samples:
+        times = torch.full((2, len(x_t)), t, dtype=x_t.dtype, device=x_t.device)
+        times[1] = r
+        return self.net(x_t, times[0], r=times[1], y=y)[self.head].to(x_t.dtype)
+
+
+class Sampler(Config, abc.ABC):
+    """Subclasses write one step and say which horizons can answer it; the walk is the same for all."""
+
+    evaluations: ClassVar[int] = 1
+    """Unguided network evaluations of one step."""
+
+    steps: Annotated[int, Field(ge=1)] = 1
+    """Number of steps."""
+    grid: Annotated[Grid, Pick(GRIDS, "uniform")] = Uniform()
+    """Times between the steps."""
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+    """Classifier-free guidance scale w while sampling, u_null + w (u_y - u_null); 1 is off and costs half."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Closed interval of t where guidance holds; outside it w = 1."""
+    head: str | None = None
+    """Head to follow; by default the first one made for this sampler's question, else one that can answer it too."""
+
+    @property
+    @abc.abstractmethod
+    def answers(self) -> tuple[Horizon, ...]:
+        """Horizons of the heads that can answer what a step asks, best first."""
+
+    @abc.abstractmethod
+    def step(self, flow: Flow, x_t: Samples, t: float, r: float, fresh: Callable[[], Samples]) -> Samples:
+        """State at r < t from the state at t; `fresh` gives this step's noise."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Sampler":
+        low, high = self.interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"interval must be [low, high] with 0 <= low <= high <= 1, got {list(self.interval)}")
+        self.grid.times(self.steps)
+        return self
+
+    def refusal(self, horizons: Mapping[str, Horizon]) -> str | None:
+        """Why these heads cannot answer this sampler, with what to use instead, or None."""
+        if self.head is not None and self.head not in horizons:
+            return f"this model has no head {self.head!r}: choose from {', '.join(horizons) or 'none'}"
+        if self._head(horizons):
+            return None
+        name = f"{SAMPLERS.name_of(type(self))} with {self.steps} step{'s' if self.steps > 1 else ''}"
+        needs = f"needs a head that {_GIVES[self.answers[0]]} (horizon {' or '.join(self.answers)})"
+        asked = self._asked(horizons)
+        has = ", ".join(f"{head} ({horizon})" for head, horizon in asked.items()) or "none"
+        use = [f"use {samplers}" for horizon, samplers in _INSTEAD.items() if horizon in asked.values()]
+        instead = use[0] if use else "train one, for example with --objectives fm"
+        return f"{name} {needs}; {'this model has' if self.head is None else 'it is told to follow'} {has}: {instead}"
+
+    def with_nfe(self: S, nfe: int) -> S:
+        """The same sampler with as many steps as cost `nfe` unguided evaluations."""
+        steps, rest = divmod(nfe, self.evaluations)
+        if rest or steps < 1:
+            near = " or ".join(f"nfe={n * self.evaluations}" for n in (steps, steps + 1) if n > 0)
+            name = SAMPLERS.name_of(type(self))
+            raise ValueError(f"{name} costs {self.evaluations} evaluations a step, not nfe={nfe} in all: type {near}")
+        return type(self).model_validate(dict(self) | {"steps": steps})
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        net: Network,
+        z: Samples,
+        y: Labels | None = None,
+        *,
+        path: Path = _STRAIGHT,
+        null: int | None = None,
+        noise: Noise | None = None,
+        keep: bool = True,
+    ) -> Walk:
+        """Samples from noise z (batch, *shape) and labels y.
+
+        null: the label of no condition, for guidance; noise: fresh noise of step i, by default torch.randn_like(z);
+        keep: False leaves only the last state in the trajectory, which saves memory where samples are large.
+        """
+        flow = self._flow(net, y, path, null)
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        draw: Noise = noise or (lambda i: torch.randn_like(z))
+        times = self.grid.times(self.steps)
+        states = [flow.scales(times[0])[0] * z]
+        for i, (t, r) in enumerate(pairwise(times)):
+            x_r = self.step(flow, states[-1], t, r, partial(draw, i))
+            states = [*states, x_r] if keep else [x_r]
+        states[-1] = states[-1] / flow.scales(0.0)[1]  # data on the EDM path is twice its size
+        return Walk(states[-1], flow.nfe, torch.stack(states))
+
+    def _flow(self, net: Network, y: Labels | None, path: Path, null: int | None) -> Flow:
+        """The network's flow; ValueError if its heads or labels do not allow what is asked."""
+        if problem := self.refusal(net.horizons):
+            raise ValueError(problem)
+        if self.guidance != 1 and (y is None or null is None):
+            what = "a model with a null label, and this one has no labels" if null is None else "labels y"
+            raise ValueError(f"guidance={self.guidance} needs {what}: set guidance=1")
+        head = self._head(net.horizons)
+        assert head is not None
+        return Flow(net, head, path, y, null, self.guidance, self.interval)
+
+    def _asked(self, horizons: Mapping[str, Horizon]) -> Mapping[str, Horizon]:
+        return horizons if self.head is None else {self.head: horizons[self.head]}
+
+    def _head(self, horizons: Mapping[str, Horizon]) -> str | None:
+        """First head in the order of `answers`, None if there is none."""
+        found = [head for horizon in self.answers for head, h in self._asked(horizons).items() if h == horizon]
+        return next(iter(found), None)

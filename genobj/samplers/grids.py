@@ -1,0 +1,114 @@
+"""Grids of times that a sampler walks along, from noise (near t = 1) to data (t = 0)."""
+
+import abc
+from itertools import pairwise
+from typing import Annotated, ClassVar, final
+
+from pydantic import Field, model_validator
+
+from genobj.config.base import Config
+
+
+class Grid(Config, abc.ABC):
+    """Subclasses place the times; a sampler asks for as many as it has steps."""
+
+    @abc.abstractmethod
+    def times(self, steps: int) -> list[float]:
+        """Decreasing times in [0, 1], steps + 1 of them, the last one 0."""
+
+
+def _even(steps: int) -> list[float]:
+    """1, 1 - 1/steps, ..., 0."""
+    return [(steps - i) / steps for i in range(steps + 1)]
+
+
+@final
+class Uniform(Grid):
+    """Steps of equal length from 1 to 0."""
+
+    def times(self, steps: int) -> list[float]:
+        """1, 1 - 1/steps, ..., 0."""
+        return _even(steps)
+
+
+@final
+class Karras(Grid):
+    """EDM's grid in sigma (rho = 7), as t = sigma / (1 + sigma) on the linear path."""
+
+    citations: ClassVar[tuple[str, ...]] = ("karras2022edm",)
+
+    rho: Annotated[float, Field(gt=0)] = 7.0
+    """Curvature: larger values put more of the times near data."""
+    sigma_min: Annotated[float, Field(gt=0)] = 0.002
+    """Noise level of the last time before 0."""
+    sigma_max: Annotated[float, Field(gt=0)] = 80.0
+    """Noise level of the first time."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Karras":
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min = {self.sigma_min} must be below sigma_max = {self.sigma_max}")
+        return self
+
+    def times(self, steps: int) -> list[float]:
+        """Karras et al., arXiv 2206.00364, Eq. (5), then 0; one step starts at sigma_max."""
+        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        sigmas = [(high + i / max(steps - 1, 1) * (low - high)) ** self.rho for i in range(steps)]
+        return [sigma / (1 + sigma) for sigma in sigmas] + [0.0]
+
+
+@final
+class Kumaraswamy(Grid):
+    """UCGM's warped grid 1 - (1 - (1 - k^a)^b)^c, k uniform; a = b = c = 1 is uniform."""
+
+    citations: ClassVar[tuple[str, ...]] = ("sun2025ucgm",)
+
+    a: Annotated[float, Field(gt=0)] = 1.17
+    """First exponent; the defaults are those of UCGM's multi-step models."""
+    b: Annotated[float, Field(gt=0)] = 0.8
+    """Second exponent."""
+    c: Annotated[float, Field(gt=0)] = 1.1
+    """Third exponent."""
+
+    def times(self, steps: int) -> list[float]:
+        """Kumaraswamy's distribution function on a uniform grid (UCGM, arXiv 2505.07447)."""
+        return [1 - (1 - (1 - (1 - t) ** self.a) ** self.b) ** self.c for t in _even(steps)]
+
+
+@final
+class Shifted(Grid):
+    """SD3's grid s t / (1 + (s - 1) t): more of the steps near noise, for large images."""
+
+    citations: ClassVar[tuple[str, ...]] = ("esser2024sd3",)
+
+    shift: Annotated[float, Field(gt=0)] = 3.0
+    """Factor on sigma = t / (1 - t); 1 is uniform."""
+
+    def times(self, steps: int) -> list[float]:
+        """Esser et al., arXiv 2403.03206, Eq. (23)."""
+        return [self.shift * t / (self.shift * t + (1 - t)) for t in _even(steps)]
+
+
+@final
+class Listed(Grid):
+    """Times given one by one."""
+
+    points: tuple[float, ...] = (1.0,)
+    """Decreasing times in (0, 1], one a step; the final 0 may be left out."""
+
+    @model_validator(mode="after")
+    def _decreasing(self) -> "Listed":
+        points = self._with_zero()
+        if len(points) < 2 or points[0] > 1 or any(a <= b for a, b in pairwise(points)):
+            raise ValueError(f"points must decrease from at most 1 towards 0, got {list(self.points)}")
+        return self
+
+    def times(self, steps: int) -> list[float]:
+        """The points and 0; ValueError if there are more or fewer than `steps`."""
+        points = self._with_zero()
+        if len(points) != steps + 1:
+            raise ValueError(f"{steps} steps do not fit {len(points) - 1} listed times: type steps={len(points) - 1}")
+        return points
+
+    def _with_zero(self) -> list[float]:
+        return [*self.points] if self.points[-1:] == (0.0,) else [*self.points, 0.0]

@@ -1,0 +1,100 @@
+"""Laws of a pair (t, r) with 0 <= r <= t <= 1: where the trained average velocity ends.
+
+A share rho of the rows (`equal_share`) gets r = t, so that a flow-map head keeps learning the velocity (DuMo,
+arXiv 2602.17682, Eq. 5; MeanFlow, arXiv 2505.13447, Sec. 4.3). As a prefix of the batch the share has a static shape
+and derivative passes run on the remaining rows only.
+"""
+
+import abc
+from typing import Annotated, ClassVar, Literal, final
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from genobj.config.base import Config, Pick
+from genobj.parts import TIMES
+from genobj.times.base import Times
+from genobj.times.logit_normal import LogitNormal
+from genobj.types import TimeTensor
+
+
+class Pairs(Config, abc.ABC):
+    """Subclasses draw t and r; rows with r = t are set here."""
+
+    equal_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share rho of the batch with r = t, where the target is the velocity (MeanFlow: 0.75 ImageNet, 0.25 CIFAR-10)."""
+    share_by: Literal["prefix", "bernoulli"] = "prefix"
+    """Which rows: 'prefix' the first int(rho * batch), 'bernoulli' each with probability rho."""
+
+    @abc.abstractmethod
+    def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
+        """t and r <= t, each (batch,), before the equal share."""
+
+    def sample(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
+        """t and r, each (batch,), with 0 <= r <= t <= 1."""
+        t, r = self.draw(times, batch, generator)
+        return t, torch.where(self._equal(batch, generator), t, r)
+
+    def _equal(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Mask (batch,) of the rows with r = t."""
+        if self.share_by == "prefix":
+            return torch.arange(batch, device=generator.device) < int(self.equal_share * batch)
+        return torch.rand(batch, generator=generator, device=generator.device) < self.equal_share
+
+
+@final
+class Zero(Pairs):
+    """r = 0: jumps to data (consistency, DuMo)."""
+
+    def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
+        """t from `times`, r = 0."""
+        t = times.sample(batch, generator)
+        return t, torch.zeros_like(t)
+
+
+@final
+class Equal(Pairs):
+    """r = t: velocities only (flow matching)."""
+
+    def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
+        """t from `times`, r = t."""
+        t = times.sample(batch, generator)
+        return t, t
+
+
+@final
+class Below(Pairs):
+    """r uniform on [0, t): the law of t is kept as it is given."""
+
+    def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
+        """t from `times`, r = t U."""
+        t = times.sample(batch, generator)
+        return t, t * torch.rand(batch, generator=generator, device=generator.device)
+
+
+@final
+class Sorted(Pairs):
+    """t and r are the larger and the smaller of two independent times (MeanFlow on ImageNet)."""
+
+    citations: ClassVar[tuple[str, ...]] = ("geng2025meanflow",)
+
+    def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
+        """Maximum and minimum of two draws from `times` (MeanFlow, arXiv 2505.13447, Sec. 4.3)."""
+        first, second = times.sample(batch, generator), times.sample(batch, generator)
+        return torch.maximum(first, second), torch.minimum(first, second)
+
+
+@final
+class Capped(Pairs):
+    """r has a law of its own and is cut off at t (MeanFlow on CIFAR-10, v1 settings)."""
+
+    citations: ClassVar[tuple[str, ...]] = ("geng2025meanflow",)
+
+    law: Annotated[Times, Pick(TIMES, "logit_normal")] = LogitNormal(mean=-4.0, std=1.6)
+    """Law of r before it is cut off; rows where it lies above t have r = t beyond the equal share."""
+
+    def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
+        """t from `times`, r = min(r, t); cutting before or after the equal share is the same."""
+        t = times.sample(batch, generator)
+        return t, torch.minimum(self.law.sample(batch, generator), t)

@@ -1,0 +1,89 @@
+"""A run folder: config.toml, env.json, metrics.jsonl, samples/, checkpoints/, weights. Runs never overwrite another."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genobj.config.load import leaves, read_toml, write_toml
+
+
+class Occupied(ValueError):
+    """A folder that already holds something else."""
+
+
+def create(path: Path, tree: Mapping[str, Any]) -> Path:
+    """Make a new run folder with its settings. Occupied if the folder holds anything already."""
+    path.mkdir(parents=True, exist_ok=True)
+    if (path / "config.toml").exists():
+        raise Occupied(f"{path} already holds a run; continue it with --resume auto, or choose another --out")
+    ours = {"samples", "env.json", "model.json"}  # a run that was killed while it made its folder
+    if any(not entry.name.startswith(".") and entry.name not in ours for entry in path.iterdir()):
+        raise Occupied(f"{path} is not empty and holds no run; choose another --out")
+    (path / "samples").mkdir(exist_ok=True)
+    write(path / "env.json", json.dumps(environment(), indent=1) + "\n")
+    write(path / "config.toml", write_toml(tree))  # last: a folder with settings is a whole run folder
+    return path
+
+
+def free(parent: Path, name: str) -> Path:
+    """parent/name, or parent/name-2, -3, ... if that is taken."""
+    path, number = parent / name, 1
+    while path.exists():
+        number += 1
+        path = parent / f"{name}-{number}"
+    return path
+
+
+def differences(path: Path, tree: Mapping[str, Any], ignored: frozenset[str]) -> list[str]:
+    """Lines 'optim.lr: 0.001 -> 0.002' for settings of the run in `path` that are not those of `tree`."""
+    old, new = dict(leaves(read_toml(path / "config.toml"))), dict(leaves(tree))
+    changed = [key for key in [*old, *new.keys() - old.keys()] if old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in changed if not {key, key.partition(".")[0]} & ignored]
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop lines of a JSONL log that are torn or later than `step`: they are about to be written again."""
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+        write(path, "".join(f"{line}\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def environment() -> dict[str, Any]:
+    """What the run was made with."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+        "processors": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def link_latest(path: Path) -> None:
+    """Point the link `latest` beside a run at it, where the file system has links."""
+    link, temporary = path.parent / "latest", path.parent / f".latest.{os.getpid()}"
+    if link.is_symlink() or not link.exists():
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(path.name)
+        temporary.replace(link)

@@ -1,0 +1,31 @@
+"""What a run is at one moment: exactly what a checkpoint holds."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genobj.model import Model
+from genobj.training.averages import Averages
+
+
+@dataclass
+class State:
+    """Everything that changes during training.
+
+    The order of the data and every random number are functions of (seed, step, seen), so neither has a state here.
+    """
+
+    model: Model
+    averages: Averages
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    """Optimiser steps done."""
+    seen: int = 0
+    """Training samples consumed, over all devices."""
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """What each weights file holds, by its name: the live weights, and every average with the model's buffers."""
+        live = self.model.state_dict()
+        averaged = {f"ema_{decay:g}": live | values for decay, values in self.averages.values.items()}
+        return {"model": live, **averaged}

@@ -1,0 +1,90 @@
+"""Names for the tensors every part passes around. House notation: t = 0 is data, t = 1 is noise."""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+T = TypeVar("T")
+
+Samples = Float[Tensor, "batch *shape"]
+TimeTensor = Float[Tensor, " batch"]
+Labels = Int[Tensor, " batch"]
+Losses = Float[Tensor, " batch"]
+
+Horizon = Literal["instant", "data", "interval"]
+"""Where a head's average velocity ends: r = t (velocity), r = 0 (jump to data), or any r given."""
+
+Weights = Literal["online", "ema", "frozen"]
+"""Which network a gradient-free pass runs: the live one, its average, or a frozen teacher."""
+
+
+class Draw(NamedTuple):
+    """One training draw, the same for all objectives.
+
+    x, z, x_t: (batch, *shape) data, noise and state on the path; t, r: (batch,) with 0 <= r <= t <= 1;
+    v_t: the target velocity, guided where guidance is on; v_path: dx_t/dt of this pair (x, z), never guided;
+    y: (batch,) labels fed to the network (null where dropped) or None; dropped: (batch,) mask or None.
+    """
+
+    x: Samples
+    z: Samples
+    t: TimeTensor
+    r: TimeTensor
+    x_t: Samples
+    v_t: Samples
+    v_path: Samples
+    y: Labels | None = None
+    dropped: Bool[Tensor, " batch"] | None = None
+
+
+class Point(NamedTuple):
+    """Where a network is evaluated: state, time, target time (None: not fed) and label."""
+
+    x_t: Samples
+    t: TimeTensor
+    r: TimeTensor | None = None
+    y: Labels | None = None
+
+
+@runtime_checkable
+class Network(Protocol):
+    """Anything that maps (x_t, t, r, y) to one tensor per head and says where its heads end."""
+
+    @property
+    def horizons(self) -> Mapping[str, Horizon]:
+        """Horizon of every velocity head, by name."""
+        ...
+
+    def __call__(
+        self, x_t: Samples, t: TimeTensor, *, r: TimeTensor | None = None, y: Labels | None = None
+    ) -> dict[str, Tensor]:
+        """One prediction per head, each shaped like x_t."""
+        ...
+
+
+@runtime_checkable
+class Passes(Protocol):
+    """Gradient-free evaluations during one training step: memoised, batched, counted."""
+
+    def __call__(self, *points: Point, weights: Weights = "online", precise: bool = False) -> list[dict[str, Tensor]]:
+        """Outputs at the points, one batch for all that are not known yet; `precise` forbids low precision."""
+        ...
+
+    def velocity(self, point: Point, weights: Weights = "online") -> Samples:
+        """Instantaneous velocity at a point: the instant head, or an interval head at r = t."""
+        ...
+
+    def tangent(self, point: Point, direction: Samples, head: str, weights: Weights = "online") -> Samples:
+        """Exact d/dt of one head along (direction, dt = 1, dr = 0), by forward-mode differentiation."""
+        ...
+
+    def remember(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value made for `key` in this step; tensors kept so are equal points for everybody who asks."""
+        ...
+
+
+def over(t: Shaped[Tensor, " batch"], x: Shaped[Tensor, "batch ..."]) -> Tensor:
+    """View t (batch,) so that it broadcasts over x (batch, ...)."""
+    return t.view(-1, *[1] * (x.ndim - 1))

@@ -1,0 +1,223 @@
+"""Backbones against the official networks: same state dicts in, same numbers out; same names, shapes and counts."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from genobj.backbones.base import Features, Trunk
+from genobj.backbones.dit import DiT
+from genobj.backbones.unet import UNet
+from tests.parity.fixtures import FOLDER, Case, check, load, skip
+
+BACKBONES = sorted(p.stem for p in (FOLDER / "backbones").glob("*.json") if not p.stem.startswith("sizes_"))
+PRECISIONS = [(torch.float64, 1e-9), (torch.float32, 1e-4)]
+
+
+def sizes(name: str) -> dict[str, Any]:
+    path = FOLDER / "backbones" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def split(state: dict[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """An official state dict as ours: that of the trunk and that of the output layer."""
+    trunk, output = {}, {}
+    for name, value in state.items():
+        name = name.removeprefix(prefix)
+        layer, _, rest = name.removeprefix("final_layer.").removeprefix("dec.").partition("_aux_")
+        if name.startswith("final_layer."):
+            output[name.removeprefix("final_layer.")] = value
+        elif rest and "x" in layer:
+            output[f"aux_{rest}"] = value
+        else:
+            trunk[name] = value
+    return trunk, output
+
+
+class Both(nn.Module):
+    """A trunk and one output layer with official weights, in evaluation mode."""
+
+    def __init__(self, trunk: Trunk, case: Case, out_channels: int, prefix: str = ""):
+        super().__init__()
+        self.trunk, self.output = trunk, trunk.projection(out_channels)
+        for module, state in zip((self.trunk, self.output), split(case.group("state"), prefix), strict=True):
+            module.load_state_dict(state)
+        self.eval()
+
+    def forward(self, x: Tensor, t: Tensor, **given: Tensor) -> Tensor:
+        features = self.trunk(x, t, **given)
+        assert isinstance(features, Features)
+        return self.output(features)
+
+
+def dit(case: Case) -> Both:
+    config = case.info["config"]
+    settings = DiT(
+        depth=config["depth"],
+        width=config["hidden_size"],
+        heads=config["num_heads"],
+        patch=config["patch_size"],
+        mlp_ratio=config["mlp_ratio"],
+    )
+    shape = (config["in_channels"], config["input_size"], config["input_size"])
+    trunk = settings.build(shape, config["num_classes"], sees_r="r_fed" in case.arrays)
+    out_channels = case.arrays["state/final_layer.linear.bias"].numel() // config["patch_size"] ** 2
+    return Both(trunk, case, out_channels)
+
+
+def unet(config: dict[str, Any], *, sees_r: bool) -> Trunk:
+    settings = UNet(
+        channels=config.get("model_channels", 128),
+        multipliers=config["channel_mult"],
+        blocks=(config.get("num_blocks", 4),),
+        attention=config.get("attn_resolutions", (16,)),
+        dropout=config.get("dropout", 0.1),
+        time_features=config["channel_mult_noise"],
+        filter=config["resample_filter"],
+    )
+    side = config.get("img_resolution", 32)
+    return settings.build((3, side, side), 0, sees_r=sees_r)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), PRECISIONS)
+@pytest.mark.parametrize("name", [name for name in BACKBONES if "it_tiny" in name])
+def test_dit_and_sit_compute_the_official_numbers(name: str, dtype: torch.dtype, rtol: float) -> None:
+    case = load(name, "backbones")
+    given: dict[str, Tensor] = {"y": case.arrays["y"]}
+    t = case.arrays["t_fed"].to(dtype)
+    if "r_fed" in case.arrays:
+        given["r"] = case.arrays["r_fed"].to(dtype)
+    out = dit(case).to(dtype)(case.arrays["x"].to(dtype), t, **given)
+    expected = case.arrays["expected/out_f64"]
+    check(name, out[:, : expected.shape[1]], expected, rtol)  # SiT returns the first half of its channels
+
+
+def test_own_positions_are_the_official_ones() -> None:
+    if "dit_tiny_nosigma" not in BACKBONES:
+        skip("this folder has no dit_tiny_nosigma")
+    positions = load("dit_tiny_nosigma", "backbones").arrays["state/pos_embed"]
+    trunk = DiT(width=48, heads=3).build((4, 8, 8), 10, sees_r=False)
+    check("pos_embed", trunk.get_parameter("pos_embed"), positions, 1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), PRECISIONS)
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name.startswith("unet_")])
+def test_unet_computes_the_official_numbers(name: str, dtype: torch.dtype, rtol: float) -> None:
+    case = load(name, "backbones")
+    if name == "unet_pymf_tiny":
+        out = pymf(case, dtype)
+    elif name == "unet_edm_tiny_ddpmpp":
+        out = ect(case, dtype)
+    else:
+        skip(f"no test knows how {name} is called")
+    check(name, out, case.arrays["expected/out_f64"], rtol)
+
+
+def pymf(case: Case, dtype: torch.dtype) -> Tensor:
+    """Augmentation labels enter through a matrix before map_layer0: here they are folded into its bias, row by row."""
+    arrays = dict(case.arrays)
+    augment = arrays.pop("state/map_augment.weight").double() @ arrays["augment"].double().T
+    network = Both(unet(case.info["config"], sees_r=True), case._replace(arrays=arrays), 3).to(dtype)
+    x, t, h = (arrays[key].to(dtype) for key in ("x", "t_fed", "h_fed"))
+    layer = network.trunk.get_submodule("map_layer0")
+    assert isinstance(layer, nn.Linear)
+    bias, rows = layer.bias.detach().clone(), []
+    for i in range(len(x)):
+        layer.bias.data = bias + layer.weight.detach() @ augment[:, i].to(dtype)
+        rows.append(network(x[i : i + 1], t[i : i + 1], r=t[i : i + 1] - h[i : i + 1]))
+    return torch.cat(rows)
+
+
+def ect(case: Case, dtype: torch.dtype) -> Tensor:
+    """D = c_skip x + c_out F(c_in x, ln(sigma) / 4), ECT's boundary form. EDM's q, k, v alternate by channel."""
+    state = {
+        key: rearrange(value, "(c three) ... -> (three c) ...", three=3) if ".qkv." in key else value
+        for key, value in case.arrays.items()
+    }
+    case = case._replace(arrays=state)
+    sides = {"img_resolution": case.arrays["x"].shape[-1]}
+    network = Both(unet({**case.info["config"], **sides}, sees_r=False), case, 3, "model.").to(dtype)
+    x, sigma, data = case.arrays["x"].to(dtype), case.arrays["sigma"].to(dtype), 0.5
+    wide = sigma[:, None, None, None]
+    norm = (wide**2 + data**2).sqrt()
+    skip_scale = data**2 / ((wide - 0.003) ** 2 + data**2)
+    return skip_scale * x + (wide - 0.003) * data / norm * network(x / norm, sigma.log() / 4)
+
+
+def shapes(module: nn.Module) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in module.state_dict().items()}
+
+
+def count(*modules: nn.Module) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+DIT_SIZES = sizes("sizes_dit_sit")
+
+
+@pytest.mark.parametrize("name", [*DIT_SIZES.get("dit", ()), *DIT_SIZES.get("meanflow_sit", ())])
+def test_every_official_size_has_our_names_shapes_and_count(name: str) -> None:
+    two_times = name in DIT_SIZES["meanflow_sit"]
+    size, _, sigma = name.partition(" ")
+    with torch.device("meta"):
+        trunk = DiT.model_validate(DiT.preset(size.partition("-")[2])).build((4, 32, 32), 1000, sees_r=two_times)
+        output = trunk.projection(8 if "True" in sigma else 4)
+    listed = DIT_SIZES["meanflow_sit" if two_times else "dit"][name]
+    expected = {}
+    for key, shape in listed["keys_in_order_with_block_0_only"].items():
+        copies = range(listed["blocks"]) if key.startswith("blocks.0.") else range(1)
+        expected |= {key.replace("blocks.0.", f"blocks.{i}."): shape for i in copies}
+    assert (shapes(trunk), shapes(output)) == split(expected)
+    for repository, known in DIT_SIZES["counts"].items():
+        name_there = name.replace("DiT", "SiT") if "SiT" in repository else name
+        if name_there in known:
+            assert count(trunk, output) == known[name_there]["parameters"]
+            trainable = count(trunk, output) - trunk.get_parameter("pos_embed").numel()
+            assert trainable == known[name_there]["trainable"]
+
+
+def test_mean_flow_m_size_count() -> None:
+    """OBJECTIVES.md B9."""
+    with torch.device("meta"):
+        for two_times, expected in ((False, 306_968_592), (True, 308_281_360)):
+            trunk = DiT.model_validate(DiT.preset("m/2")).build((4, 32, 32), 1000, sees_r=two_times)
+            assert count(trunk, trunk.projection(4)) == expected
+
+
+def test_second_head_of_the_largest_size() -> None:
+    """A whole final layer, 0.4 % of the network: OBJECTIVES.md B9."""
+    with torch.device("meta"):
+        trunk = DiT.model_validate(DiT.preset("xl/2")).build((4, 32, 32), 1000, sees_r=False)
+        assert count(trunk.projection(4)) == 2_674_960
+
+
+UNET_SIZES = sizes("sizes_unet")
+
+
+@pytest.mark.parametrize("name", UNET_SIZES)
+def test_official_unets_have_our_names_shapes_and_count(name: str) -> None:
+    config = UNET_SIZES[name]["config"]
+    if config["encoder_type"] != "standard":
+        skip("the residual encoder of NCSN++ is not offered")
+    with torch.device("meta"):
+        trunk = unet(config, sees_r="meanflow" in name)
+        output = trunk.projection(3)
+    keys, left_out = UNET_SIZES[name]["keys"], 0
+    if config["augment_dim"]:  # augmentation labels are not offered: their one matrix is left out
+        key = next(key for key in keys if key.endswith("map_augment.weight"))
+        left_out = math.prod(keys[key])
+        keys = {other: shape for other, shape in keys.items() if other != key}
+    assert (shapes(trunk), shapes(output)) == split(keys, "model.")
+    assert count(trunk, output) + left_out == UNET_SIZES[name]["parameters"]
+
+
+def test_cifar10_preset_is_the_mean_flow_network() -> None:
+    with torch.device("meta"):
+        trunk = UNet.model_validate(UNet.preset("cifar10")).build((3, 32, 32), 0, sees_r=True)
+        assert count(trunk, trunk.projection(3)) == 55_929_347
+        second = count(trunk.projection(3))
+    assert second == 7_427, "another head: OBJECTIVES.md B10"

@@ -1,0 +1,367 @@
+"""Samplers on networks whose answer is known: Gaussian data, straight couplings, guidance that is linear in w."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genobj.parts import GRIDS, PATHS, SAMPLERS
+from genobj.paths.edm import EDM
+from genobj.paths.linear import Linear
+from genobj.paths.vp import VP
+from genobj.samplers.auto import choose
+from genobj.samplers.euler import Euler
+from genobj.samplers.flow_map import FlowMap
+from genobj.samplers.grids import Karras, Kumaraswamy, Listed, Shifted, Uniform
+from genobj.samplers.heun import Heun
+from genobj.samplers.midpoint import Midpoint
+from genobj.samplers.restart import Restart
+from genobj.types import over
+
+S = 0.3  # data x ~ N(0, S^2), noise z ~ N(0, 1)
+ALL = {"v": "instant", "u": "data", "w": "interval"}
+
+
+class Exact:
+    """Solution of the probability-flow ODE of Gaussian data: x_t = x_1 s(t) / s(1), s^2 = noise^2 + data^2 S^2."""
+
+    def __init__(self, path=None, horizons=None):
+        self.path, self.horizons, self.rows = path or Linear(), horizons or ALL, []
+
+    def scale(self, t):
+        return (self.path.noise_scale(t) ** 2 + self.path.data_scale(t) ** 2 * S**2).sqrt()
+
+    def rate(self, t):
+        """ds/dt; on the vp path noise_rate is frozen near 0, so noise noise' = -data data' is used there."""
+        data = self.path.data_scale(t) * self.path.data_rate(t)
+        noise = -data if isinstance(self.path, VP) else self.path.noise_scale(t) * self.path.noise_rate(t)
+        return (noise + data * S**2) / self.scale(t)
+
+    def __call__(self, x_t, t, *, r=None, y=None):
+        self.rows.append(len(x_t))
+        v = over(self.rate(t) / self.scale(t), x_t) * x_t
+
+        def average(r):
+            gap = torch.where(t == r, 1.0, t - r)
+            return torch.where(over(t == r, x_t), v, over((1 - self.scale(r) / self.scale(t)) / gap, x_t) * x_t)
+
+        answers = {"instant": lambda: v, "data": lambda: average(torch.zeros_like(t)), "interval": lambda: average(r)}
+        return {head: answers[horizon]() for head, horizon in self.horizons.items()}
+
+    def samples(self, z):
+        zero, one = torch.zeros(1, dtype=z.dtype), torch.ones(1, dtype=z.dtype)
+        factor = self.scale(zero) / self.scale(one) * self.path.noise_scale(one) / self.path.data_scale(zero)
+        return factor * z
+
+
+def noise(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("path", PATHS.names())
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("midpoint", 2)])
+def test_a_velocity_sampler_converges_with_its_order(name, order, path):
+    if (name, path) == ("midpoint", "linear"):
+        order = 3  # s^2 is quadratic in t there, and the leading error of the midpoint method vanishes
+    net, z, coarse = Exact(PATHS.get(path)(), {"v": "instant"}), noise(16, 2), 256 if path == "edm" else 32
+    walks = [SAMPLERS.get(name)(steps=n)(net, z, path=net.path) for n in (coarse, 3 * coarse)]
+    errors = [(walk.samples - net.samples(z)).abs().max().item() for walk in walks]
+    assert abs(math.log(errors[0] / errors[1], 3) - order) < 0.15, errors
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "midpoint"])
+def test_a_flow_map_at_r_equal_t_serves_as_a_velocity(name):
+    z = noise(4, 2)
+    velocity, flow_map = (SAMPLERS.get(name)(steps=6, head=head)(Exact(), z).samples for head in ("v", "w"))
+    assert torch.equal(velocity, flow_map)
+
+
+@pytest.mark.parametrize("path", PATHS.names())
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("grid", ["uniform", "kumaraswamy", "shifted"])
+def test_a_flow_map_is_exact_in_any_number_of_jumps(path, steps, grid):
+    net, z = Exact(PATHS.get(path)(), {"w": "interval"}), noise(16, 2)
+    walk = FlowMap.model_validate({"steps": steps, "grid": grid})(net, z, path=net.path)
+    torch.testing.assert_close(walk.samples, net.samples(z))
+    assert walk.nfe == steps
+
+
+@pytest.mark.parametrize("sampler", [FlowMap(), Restart(), Restart(kappa=0.0, sigma_min=0.1)], ids=repr)
+@pytest.mark.parametrize("horizon", ["data", "interval"])
+def test_one_jump_makes_a_sample(sampler, horizon):
+    net, z = Exact(horizons={"u": horizon}), noise(16, 2)
+    walk = sampler(net, z)
+    torch.testing.assert_close(walk.samples, S * z)
+    assert walk.nfe == 1
+
+
+class Coupled:
+    """Data head of a coupling x = a z + c, whose paths never cross: both ends are known at every time."""
+
+    horizons = {"u": "data"}  # noqa: RUF012
+
+    def __init__(self, path, a=0.3, c=2.0):
+        self.path, self.a, self.c = path, a, c
+
+    def __call__(self, x_t, t, *, r=None, y=None):
+        noise_t, data_t = self.path.noise_scale(t), self.path.data_scale(t)
+        z = (x_t - over(data_t, x_t) * self.c) / over(noise_t + data_t * self.a, x_t)
+        x_0 = self.path.data_scale(torch.zeros(1, dtype=t.dtype)) * (self.a * z + self.c)
+        return {"u": (x_t - x_0) / over(t, x_t)}
+
+
+@pytest.mark.parametrize("path", PATHS.names())
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_restart_without_fresh_noise_lands_exactly(path, steps):
+    net, z = Coupled(PATHS.get(path)()), noise(16, 3)
+    walk = Restart(steps=steps, kappa=0.0)(net, z, path=net.path)
+    # the walk starts at noise_scale(1) z, on the edm path without the 1 % of data that x_1 has
+    torch.testing.assert_close(walk.samples, net.a * z + net.c, rtol=0, atol=0.1 if path == "edm" else 1e-12)
+
+
+def test_restart_puts_back_the_noise_of_its_step():
+    """Linear path, two jumps: x_hat = x_1 - u; x_s = (1 - s) x_hat + s (sqrt(1 - kappa) z_hat + sqrt(kappa) eps)."""
+    z, fresh, s, kappa = noise(8, 2), noise(2, 8, 2), 0.4, 0.3
+    net = Exact(horizons={"u": "data"})
+    sampler = Restart(steps=2, kappa=kappa, grid=Listed(points=(1.0, s)))
+    walk = sampler(net, z, noise=lambda i: fresh[i])
+    x_s = (1 - s) * S * z + s * (math.sqrt(1 - kappa) * z + math.sqrt(kappa) * fresh[0])
+    torch.testing.assert_close(walk.trajectory[1], x_s)
+    at = torch.tensor([s], dtype=z.dtype)
+    torch.testing.assert_close(walk.samples, S * x_s / net.scale(at))
+
+
+def test_restart_keeps_the_variance_of_sigma_min_out():
+    z, fresh, s = torch.zeros(8, 2, dtype=torch.float64), noise(1, 8, 2), 0.4
+    sampler = Restart(steps=2, sigma_min=0.2, grid=Listed(points=(1.0, s)))
+    walk = sampler(Exact(horizons={"u": "data"}), z, noise=lambda i: fresh[i])
+    expected = (1 - s) * math.sqrt((s / (1 - s)) ** 2 - 0.2**2) * fresh[0]
+    torch.testing.assert_close(walk.trajectory[1], expected)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "nfe"),
+    [(Euler(steps=7), 7), (Heun(steps=4), 8), (Midpoint(steps=4), 8), (FlowMap(steps=3), 3), (Restart(steps=3), 3)],
+    ids=repr,
+)
+def test_nfe_is_the_number_of_calls(sampler, nfe):
+    net, z = Exact(), noise(5, 2)
+    walk = sampler(net, z)
+    assert walk.nfe == nfe == len(net.rows)
+    assert set(net.rows) == {5}
+    assert sampler.with_nfe(2 * nfe) == type(sampler)(steps=2 * sampler.steps)
+    assert walk.trajectory.shape == (sampler.steps + 1, 5, 2)
+    assert torch.equal(walk.trajectory[0], z)
+    assert torch.equal(walk.trajectory[-1], walk.samples)
+    assert not walk.samples.requires_grad
+
+
+def test_the_trajectory_need_not_be_kept():
+    z = noise(5, 2)
+    short, full = Euler(steps=6)(Exact(), z, keep=False), Euler(steps=6)(Exact(), z)
+    assert torch.equal(short.samples, full.samples)
+    assert short.trajectory.shape == (1, 5, 2)
+
+
+class Guided:
+    """u = y in every element: guidance gives null + w (y - null)."""
+
+    horizons = ALL
+
+    def __init__(self):
+        self.rows, self.labels, self.times = [], [], []
+
+    def __call__(self, x_t, t, *, r=None, y=None):
+        self.rows.append(len(x_t))
+        self.labels.append(y)
+        self.times.append((t[0].item(), r[0].item()))
+        return dict.fromkeys(ALL, y.to(x_t)[:, None].expand_as(x_t))
+
+
+Y, NULL = torch.tensor([0, 1, 5]), 10
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "midpoint", "flow_map"])
+@pytest.mark.parametrize("w", [0.0, 1.0, 2.5])
+def test_guidance_is_linear_in_w_and_doubles_the_batch(name, w):
+    net, z = Guided(), noise(3, 2)
+    walk = SAMPLERS.get(name)(steps=3, guidance=w)(net, z, Y, null=NULL)
+    torch.testing.assert_close(walk.samples, z - (NULL + w * (Y.double() - NULL))[:, None])
+    assert walk.nfe == len(net.rows) * (1 if w == 1 else 2)
+    assert set(net.rows) == {3 if w == 1 else 6}
+    if w != 1:
+        assert all(torch.equal(y, torch.tensor([0, 1, 5, 10, 10, 10])) for y in net.labels)
+
+
+def test_outside_the_interval_there_is_no_guidance_and_no_second_evaluation():
+    """Steps start at 1, .8, .6, .4, .2; the closed interval [.4, .8] holds three of them."""
+    net, z, w = Guided(), noise(3, 2), 3.0
+    walk = Euler(steps=5, guidance=w, interval=(0.4, 0.8))(net, z, Y, null=NULL)
+    assert net.rows == [3, 6, 6, 6, 3]
+    assert walk.nfe == 8
+    guided = NULL + w * (Y.double() - NULL)
+    torch.testing.assert_close(walk.samples, z - (0.6 * guided + 0.4 * Y)[:, None])
+
+
+def test_the_network_is_always_told_where_a_step_ends():
+    asked = {}
+    for sampler in (Heun(steps=2, head="w"), FlowMap(steps=2), Restart(steps=2, head="u")):
+        net = Guided()
+        sampler(net, noise(3, 2), Y)
+        asked[type(sampler)] = net.times
+    assert asked == {
+        Heun: [(1, 1), (0.5, 0.5), (0.5, 0.5), (0, 0)],
+        FlowMap: [(1, 0.5), (0.5, 0)],
+        Restart: [(1, 0), (0.5, 0)],
+    }
+
+
+def test_times_and_states_are_at_least_float32():
+    class Half(Exact):
+        def __call__(self, x_t, t, *, r=None, y=None):
+            assert t.dtype == r.dtype == torch.float32
+            return {head: u.bfloat16() for head, u in super().__call__(x_t, t, r=r, y=y).items()}
+
+    assert Euler(steps=2)(Half(), torch.randn(3, 2).bfloat16()).samples.dtype == torch.float32
+
+
+def test_the_edm_path_ends_at_the_size_of_the_data():
+    walk = FlowMap(steps=2)(Exact(EDM(), {"w": "interval"}), noise(4000, 1), path=EDM())
+    assert walk.samples.std().item() == pytest.approx(S, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "horizons", "words"),
+    [
+        (
+            FlowMap(steps=4),
+            {"v": "instant", "u": "data"},
+            "flow_map with 4 steps needs a head that jumps between times (horizon interval); "
+            "this model has v (instant), u (data): use restart, or flow_map with steps=1",
+        ),
+        (
+            FlowMap(steps=1),
+            {"v": "instant"},
+            "jumps to data (horizon data or interval); this model has v (instant): use eul",
+        ),
+        (FlowMap(steps=4, head="u"), ALL, "it is told to follow u (data): use restart"),
+        (Restart(steps=4), {"v": "instant"}, "use euler or heun"),
+        (Euler(), {"u": "data"}, "needs a head that gives the velocity (horizon instant or interval)"),
+        (Euler(head="x"), {"v": "instant", "u": "data"}, "this model has no head 'x': choose from v, u"),
+        (Heun(), {}, "this model has none: train one"),
+    ],
+    ids=str,
+)
+def test_a_refusal_says_what_is_missing_and_what_to_use(sampler, horizons, words):
+    assert words in sampler.refusal(horizons)
+    net = Exact(horizons=dict(horizons))
+    net.horizons = dict(horizons)
+    with pytest.raises(ValueError, match="head"):
+        sampler(net, noise(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "horizons", "head"),
+    [
+        (Euler(), ALL, "v"),
+        (Euler(), {"w": "interval", "v": "instant"}, "v"),
+        (Heun(), {"u": "data", "w": "interval"}, "w"),
+        (Restart(), ALL, "u"),
+        (FlowMap(), ALL, "u"),
+        (FlowMap(steps=2), ALL, "w"),
+        (Restart(head="w"), ALL, "w"),
+    ],
+)
+def test_the_head_made_for_the_question_answers_it(sampler, horizons, head):
+    assert sampler.refusal(horizons) is None
+    assert sampler._head(horizons) == head
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Heun().with_nfe(5), "type nfe=4 or nfe=6"),
+        (lambda: Midpoint().with_nfe(1), "type nfe=2"),
+        (lambda: Euler().with_nfe(0), "type nfe=1"),
+        (lambda: Euler(steps=3, grid=Listed(points=(1.0, 0.5))), "type steps=2"),
+        (lambda: FlowMap(steps=2, grid=Listed(points=(1.0, 0.5))).with_nfe(4), "type steps=2"),
+        (lambda: Euler(interval=(0.8, 0.2)), "low <= high"),
+        (lambda: Listed(points=(0.5, 1.0)), "must decrease"),
+        (lambda: Listed(points=(1.5, 1.0)), "must decrease"),
+        (lambda: Listed(points=()), "must decrease"),
+        (lambda: Listed(points=(0.0,)), "must decrease"),
+        (lambda: Listed(points=(1.0, -0.5)), "must decrease"),
+        (lambda: Karras(sigma_min=1.0, sigma_max=0.5), "must be below"),
+        (lambda: Euler(guidance=2.0)(Exact(), noise(2, 2)), "no labels: set guidance=1"),
+        (lambda: Euler(guidance=2.0)(Exact(), noise(2, 2), null=10), "labels y: set guidance=1"),
+        (lambda: choose({}, 4), "train one"),
+        (lambda: choose(ALL, 0), "type nfe=1"),
+    ],
+)
+def test_mistakes_say_what_to_type(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("horizons", "nfe", "sampler"),
+    [
+        (ALL, 1, FlowMap(steps=1)),
+        ({"w": "interval"}, 32, FlowMap(steps=32)),
+        ({"v": "instant", "u": "data"}, 1, Restart(steps=1)),
+        ({"v": "instant", "u": "data"}, 15, Restart(steps=15)),
+        ({"v": "instant", "u": "data"}, 16, Heun(steps=8)),
+        ({"v": "instant", "u": "data"}, 17, Euler(steps=17)),
+        ({"u": "data"}, 50, Restart(steps=50)),
+        ({"v": "instant"}, 4, Euler(steps=4)),
+        ({"v": "instant"}, 100, Heun(steps=50)),
+    ],
+)
+def test_the_sampler_that_is_chosen_costs_what_was_asked(horizons, nfe, sampler):
+    assert choose(horizons, nfe) == sampler
+    assert sampler.refusal(horizons) is None
+    assert sampler(Exact(horizons=horizons), noise(2, 2)).nfe == nfe
+
+
+POSITIVE = st.floats(0.3, 4)
+ANY_GRID = st.one_of(
+    st.just(Uniform()),
+    st.builds(Karras, rho=st.floats(1, 10), sigma_min=st.floats(1e-3, 0.1), sigma_max=st.floats(1, 200)),
+    st.builds(Kumaraswamy, a=POSITIVE, b=POSITIVE, c=POSITIVE),
+    st.builds(Shifted, shift=st.floats(0.1, 10)),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(grid=ANY_GRID, steps=st.integers(1, 40))
+def test_a_grid_decreases_to_zero(grid, steps):
+    times = grid.times(steps)
+    assert len(times) == steps + 1
+    assert 0 < times[0] <= 1
+    assert times[-1] == 0
+    assert all(t >= r for t, r in itertools.pairwise(times))
+
+
+@pytest.mark.parametrize("name", GRIDS.names())
+def test_default_grids_decrease_strictly_and_survive_a_recipe(name):
+    grid = GRIDS.get(name)()
+    steps = 1 if name == "listed" else 12
+    assert all(t > r for t, r in itertools.pairwise(grid.times(steps)))
+    sampler = Euler(steps=steps, grid=grid)
+    assert Euler.model_validate(sampler.model_dump(mode="json")) == sampler
+
+
+def test_the_grids_are_those_of_the_papers():
+    assert Uniform().times(4) == [1, 0.75, 0.5, 0.25, 0]
+    assert Listed(points=(0.9, 0.3)).times(2) == Listed(points=(0.9, 0.3, 0)).times(2) == [0.9, 0.3, 0]
+    assert Shifted(shift=3).times(2) == [1, 0.75, 0]
+    assert Shifted(shift=1).times(5) == Uniform().times(5)
+    assert Kumaraswamy(a=1, b=1, c=1).times(5) == pytest.approx(Uniform().times(5))
+    sigmas = [t / (1 - t) for t in Karras().times(18)]
+    assert sigmas[0] == pytest.approx(80)
+    assert sigmas[1] == pytest.approx(57.586, rel=1e-4)  # EDM's second level of 18
+    assert sigmas[-2] == pytest.approx(0.002)
+    assert sigmas[-1] == 0

@@ -122,7 +122,7 @@ class Cosine(Path):
         return -t.sin()
 
 
-MIXTURE = Mixture(torch.tensor([[1.0, 0.3], [-0.5, 0.2], [0.1, -1.0]], dtype=torch.float64), 0.4)
+MIXTURE = Mixture(torch.tensor([[1.0, 0.3], [-0.5, 0.2], [0.1, -1.0]], dtype=torch.float64), torch.tensor([0.4, 0.25]).double())
 
 
 def velocity(law: Any, path: Path, x_t: Tensor, t: Tensor) -> Tensor:
@@ -134,9 +134,9 @@ def test_the_marginal_velocity_solves_the_continuity_equation() -> None:
     path = Cosine()
 
     def log_density(x: Tensor, t: Tensor) -> Tensor:
-        squared = (x - path.data_scale(t) * MIXTURE.centres).square().sum(dim=1)
         total = path.noise_scale(t) ** 2 + (path.data_scale(t) * MIXTURE.scale) ** 2
-        return (-squared / (2 * total)).logsumexp(dim=0) - total.log()
+        squared = (x - path.data_scale(t) * MIXTURE.centres).square()
+        return (-squared / (2 * total)).sum(dim=1).logsumexp(dim=0) - total.log().sum() / 2
 
     def v(x: Tensor, t: Tensor) -> Tensor:
         return velocity(MIXTURE, path, x[None], t[None])[0]

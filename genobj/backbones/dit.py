@@ -19,7 +19,7 @@ from genobj.registry import UnknownName
 from genobj.types import Labels, Samples, TimeTensor
 
 _SIZES = {
-    "tiny": {"depth": 4, "width": 64, "heads": 4},  # 8 x 8 digits: 300 thousand parameters
+    "tiny": {"depth": 4, "width": 64, "heads": 4},  # 8 x 8 digits: 330 thousand parameters
     "s": {"depth": 12, "width": 384, "heads": 6},  # 33 million at patch 2, 4 channels, 1000 classes
     "b": {"depth": 12, "width": 768, "heads": 12},  # 131 million
     "m": {"depth": 16, "width": 1024, "heads": 16},  # 307 million; MeanFlow's own, arXiv 2505.13447

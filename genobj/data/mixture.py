@@ -1,4 +1,4 @@
-"""Equal mixtures of isotropic Gaussians: the law whose marginals on a path are known in closed form."""
+"""Equal mixtures of axis-aligned Gaussians: the law whose marginals on a path are known in closed form."""
 
 import math
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ Points = Float[Tensor, "batch dim"]
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """(1 / K) sum over k of N(centre_k, scale^2 I)."""
+    """(1 / K) sum over k of N(centre_k, diag(scale^2))."""
 
     centres: Float[Tensor, "centres dim"]
     """The K centres, float64."""
-    scale: float
-    """Standard deviation of every component, in every direction."""
+    scale: Float[Tensor, " dim"]
+    """Standard deviation of every component along each axis, float64."""
 
-    def moments(self) -> tuple[Float[Tensor, " dim"], float]:
-        """Exact mean, and the exact root of the variance averaged over the axes."""
-        variance = self.centres.var(dim=0, correction=0).mean() + self.scale**2
-        return self.centres.mean(dim=0), float(variance.sqrt())
+    def moments(self) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:
+        """Exact mean and standard deviation of each axis."""
+        variance = self.centres.var(dim=0, correction=0) + self.scale**2
+        return self.centres.mean(dim=0), variance.sqrt()
 
     def standardised(self) -> "Mixture":
-        """The same law moved to mean zero and divided by one number, so that it stays isotropic."""
+        """The same law with mean zero and unit variance on every axis."""
         mean, spread = self.moments()
         return Mixture((self.centres - mean) / spread, self.scale / spread)
 
@@ -35,12 +35,13 @@ class Mixture:
         """Fresh samples, float32."""
         component = torch.randint(len(self.centres), (count,), generator=generator)
         noise = torch.randn(count, self.centres.shape[1], generator=generator)
-        return self.centres[component].float() + self.scale * noise
+        return self.centres[component].float() + self.scale.float() * noise
 
     def log_density(self, x: Points) -> Float[Tensor, " batch"]:
         """Log density at x, in the precision of x."""
-        kernel = -self._squared(x, self.centres.to(x)) / (2 * self.scale**2)
-        constant = math.log(len(self.centres)) + x.shape[1] / 2 * math.log(2 * math.pi * self.scale**2)
+        scale = self.scale.to(x)
+        kernel = -((x[:, None, :] - self.centres.to(x)) / scale).square().sum(dim=2) / 2
+        constant = math.log(len(self.centres)) + (math.sqrt(2 * math.pi) * scale).log().sum()
         return kernel.logsumexp(dim=1) - constant
 
     def velocity(
@@ -53,16 +54,13 @@ class Mixture:
     ) -> Points:
         """Marginal velocity E[noise_rate z + data_rate x | x_t] on x_t = noise_scale z + data_scale x.
 
-        Given component k, x_t is N(data_scale c_k, S I) with S = noise_scale^2 + data_scale^2 scale^2, and x and z
+        Given component k, x_t is N(data_scale c_k, diag S) with S = noise_scale^2 + data_scale^2 scale^2, and x and z
         are linear in x_t - data_scale c_k; so only the posterior mean of the centres is needed.
         """
         a, g, da, dg = (value.to(x_t)[:, None] for value in (noise_scale, data_scale, noise_rate, data_rate))
-        centres, total = self.centres.to(x_t), a**2 + (g * self.scale) ** 2
+        centres, scale = self.centres.to(x_t), self.scale.to(x_t)
+        total = a**2 + (g * scale) ** 2  # (batch, dim)
         gap = x_t[:, None, :] - g[:, :, None] * centres  # (batch, K, dim)
-        posterior = (-gap.square().sum(dim=2) / (2 * total)).softmax(dim=1)
+        posterior = (-(gap.square() / (2 * total[:, None, :])).sum(dim=2)).softmax(dim=1)
         centre = posterior @ centres  # E[c | x_t]
-        return (da * a + dg * g * self.scale**2) / total * (x_t - g * centre) + dg * centre
-
-    @staticmethod
-    def _squared(x: Points, centres: Float[Tensor, "centres dim"]) -> Float[Tensor, "batch centres"]:
-        return (x[:, None, :] - centres).square().sum(dim=2)
+        return (da * a + dg * g * scale**2) / total * (x_t - g * centre) + dg * centre

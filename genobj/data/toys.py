@@ -1,8 +1,8 @@
-"""Two-dimensional toys with endless fresh draws, all at mean zero and unit variance (averaged over the two axes).
+"""Two-dimensional toys with endless fresh draws, all at mean zero and unit variance by their exact moments.
 
-Each law is moved by its exact mean and divided by one number, the exact root of the variance averaged over the axes
-(never of a sample, never axis by axis: circles stay circles and Gaussians isotropic). The noise settings are lengths
-*before* this division. Two moons, the 8 Gaussians, the circles and the checkerboard also know their exact density.
+Mixtures of Gaussians are divided by the standard deviation of each axis, the other toys by one number that keeps their
+shape; never by moments of a sample. The noise settings are lengths *before* this division. Two moons, the 8 Gaussians,
+the circles and the checkerboard know their exact density.
 """
 
 import abc
@@ -62,7 +62,7 @@ class Toy(Data, abc.ABC):
 
 
 class MixtureToy(Toy, abc.ABC):
-    """Subclasses are mixtures of isotropic Gaussians: density and marginal velocity are exact."""
+    """Subclasses are mixtures of Gaussians: density and marginal velocity are exact."""
 
     @property
     @abc.abstractmethod
@@ -221,10 +221,11 @@ def _two_moons(noise: float) -> Mixture:
     angle = torch.linspace(0, math.pi, 256, dtype=torch.float64)
     upper = torch.stack([angle.cos(), angle.sin()], dim=1)
     lower = torch.stack([1 - angle.cos(), 0.5 - angle.sin()], dim=1)
-    return Mixture(torch.cat([upper, lower]), noise).standardised()
+    return Mixture(torch.cat([upper, lower]), torch.full((2,), noise, dtype=torch.float64)).standardised()
 
 
 @cache
 def _ring(modes: int, noise: float) -> Mixture:
     angle = 2 * math.pi / modes * torch.arange(modes, dtype=torch.float64)
-    return Mixture(torch.stack([angle.cos(), angle.sin()], dim=1), noise).standardised()
+    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+    return Mixture(circle, torch.full((2,), noise, dtype=torch.float64)).standardised()

@@ -33,7 +33,7 @@ class Evaluation(Config):
     sampler: Annotated[Sampler, Pick(SAMPLERS)] | None = None
     """Sampler for all of them; unset: the usual one for the model's heads at each nfe."""
     metrics: dict[str, Annotated[Metric, Pick(METRICS)]] = Field(default_factory=dict)
-    """Metrics by name (a table, or a list of names); empty: those of mmd, sliced_w2, frechet and accuracy that fit the data."""
+    """Metrics, a table or a list of names; empty: those of mmd, sliced_w2, frechet and accuracy that fit the data."""
     count: Positive = 4096
     """Generated samples."""
     reference: Positive = 8192

@@ -1,7 +1,7 @@
 """The whole experiment as one tree of settings, its cross checks, and how it is put together."""
 
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -122,7 +122,7 @@ class Experiment(Config):
         return {name: heads[name] for name in heads}
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _fits_together(self) -> "Experiment":
         self.composer()
         if self.train.micro_batch and self.train.batch % self.train.micro_batch:
             raise ValueError(

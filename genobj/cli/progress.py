@@ -1,7 +1,7 @@
 """What a person sees during training and after it."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -35,7 +35,7 @@ class Progress:
             disable=not console.is_terminal,
         )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         e, model = self.run.experiment, self.run.model
         heads = ", ".join(f"{head} ({horizon})" for head, horizon in e.horizons.items())
         size = sum(p.numel() for p in model.parameters())

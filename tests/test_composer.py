@@ -1,0 +1,247 @@
+"""Passes are counted, shared and batched; guidance changes exactly the rows it should; contradictions are refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from genobj.composer import Composer, horizons
+from genobj.experiment import Experiment
+from genobj.guidance.none import NoGuidance
+from genobj.guidance.own import SelfGuidance
+from genobj.objectives.base import Regression
+from genobj.parts import OBJECTIVES
+from genobj.passes import Count, StepPasses
+from genobj.paths.linear import Linear
+from genobj.testing import GaussianFlow
+from genobj.times.pairs import Below
+from genobj.times.uniform import Uniform
+from genobj.types import Draw, Horizon, Passes, Point, Samples
+
+
+class Recording:
+    """A network of three heads that remembers how many rows each of its calls had."""
+
+    horizons: dict[str, Horizon] = {"v": "instant", "u": "data", "w": "interval"}
+    sees_r = frozenset({"w"})
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.weight = torch.nn.Parameter(torch.tensor([1.0, -0.5, 0.3]))
+
+    def __call__(self, x_t: Tensor, t: Tensor, *, r: Tensor | None = None, y: Tensor | None = None) -> dict[str, Tensor]:
+        self.rows.append(len(x_t))
+        time = t.view(-1, *[1] * (x_t.ndim - 1))
+        label = torch.zeros(len(x_t)) if y is None else y
+        shift = label.view_as(time).to(x_t)
+        gap = time if r is None else time - r.view_as(time)
+        w = self.weight.to(x_t)
+        return {"v": w[0] * x_t * time + shift, "u": w[1] * x_t * time**2 + shift, "w": w[2] * x_t * gap}
+
+
+def _compose(names: dict[str, dict[str, Any]], guided: bool = False, **options: Any) -> Composer:
+    objectives = {name: OBJECTIVES.get(name[:2]).model_validate(settings) for name, settings in names.items()}
+    guidance = SelfGuidance(zeta=0.5) if guided else NoGuidance()
+    return Composer(Linear(), Uniform(), Below(), objectives, guidance, classes=10 if guided else 0, **options)
+
+
+def _step(composer: Composer, guided: bool = False) -> tuple[Count, list[int]]:
+    net = Recording()
+    y = torch.arange(8) if guided else None
+    draw = composer.draw(torch.randn(8, 2), y, torch.Generator().manual_seed(0))
+    return composer.loss({"online": net, "ema": net}, draw).passes, net.rows
+
+
+class TestPasses:
+    def test_dumo_costs_one_and_three(self) -> None:
+        count, rows = _step(_compose({"fm": {}, "cm": {}}, guided=True), guided=True)
+        assert count == Count(1, 3, 0)
+        assert rows == [8, 8, 16]  # the forward, the null velocity, both difference points in one batch
+
+    def test_unguided_dumo_costs_one_and_two(self) -> None:
+        count, rows = _step(_compose({"fm": {}, "cm": {}}))
+        assert count == Count(1, 2, 0)
+        assert rows == [8, 16]
+
+    def test_flow_matching_costs_one(self) -> None:
+        assert _step(_compose({"fm": {}}))[0] == Count(1, 0, 0)
+
+    def test_equal_points_are_evaluated_once_whoever_asks(self) -> None:
+        twice = {"cm": {}, "cm2": {"head": "u", "distance": "pseudo_huber"}}
+        assert _step(_compose({"fm": {}, **twice}, guided=True), guided=True)[0] == Count(1, 3, 0)
+
+    def test_other_steps_are_other_points(self) -> None:
+        twice = {"cm": {}, "cm2": {"derivative": {"step": 0.01}}}
+        assert _step(_compose(twice))[0] == Count(1, 4, 0)
+
+    def test_backward_differences_use_the_main_forward(self) -> None:
+        assert _step(_compose({"cm": {"derivative": {"method": "backward"}}}))[0] == Count(1, 1, 0)
+
+    def test_tangents_are_counted_apart_and_shared(self) -> None:
+        exact = {"derivative": {"method": "jvp"}}
+        assert _step(_compose({"cm": exact, "cm2": exact}))[0] == Count(1, 0, 1)
+
+    def test_the_average_network_is_another_network(self) -> None:
+        twice = {"cm": {}, "cm2": {"derivative": {"weights": "ema"}}}
+        composer = _compose(twice)
+        assert composer.networks == {"online", "ema"}
+        assert _step(composer)[0] == Count(1, 4, 0)
+
+    def test_a_single_interval_head_pays_for_its_velocity(self) -> None:
+        """MeanFlow's 1 + 4: v at r = t is not the forward at r, so guidance costs two passes."""
+
+        class Interval(Recording):
+            horizons = {"w": "interval"}
+            sees_r = frozenset({"w"})
+
+        class Mean(Regression):
+            """A flow-map objective with r."""
+
+            horizon = "interval"
+            head: str = "w"
+
+            def target(self, draw: Draw, passes: Passes) -> Samples:
+                a = Point(draw.x_t + 0.1, draw.t, draw.r, draw.y)
+                b = Point(draw.x_t - 0.1, draw.t, draw.r, draw.y)
+                ahead, behind = passes(a, b)
+                return draw.v_t - (ahead["w"] - behind["w"])
+
+        composer = Composer(Linear(), Uniform(), Below(), {"mean": Mean()}, SelfGuidance(zeta=0.5), classes=10)
+        net = Interval()
+        draw = composer.draw(torch.randn(8, 2), torch.arange(8), torch.Generator().manual_seed(0))
+        assert composer.loss({"online": net}, draw).passes == Count(1, 4, 0)
+
+    def test_results_equal_separate_evaluations(self) -> None:
+        net = GaussianFlow()
+        passes = StepPasses({"online": net}, 4)
+        points = [Point(torch.randn(4, 2), torch.rand(4), torch.zeros(4)) for _ in range(3)]
+        together = passes(*points)
+        for point, out in zip(points, together, strict=True):
+            alone = net(point.x_t, point.t, r=point.r)
+            assert all(torch.equal(out[head], alone[head]) for head in alone)
+        assert passes.count == Count(0, 3, 0)
+        passes(points[1])
+        assert passes.count == Count(0, 3, 0)
+
+    def test_dropout_masks_are_shared_by_all_passes_of_a_step(self) -> None:
+        layer = torch.nn.Dropout(0.5)
+
+        class Noisy(Recording):
+            def __call__(self, x_t: Tensor, t: Tensor, *, r: Any = None, y: Any = None) -> dict[str, Tensor]:
+                self.rows.append(len(x_t))
+                return {"u": layer(torch.ones_like(x_t))}
+
+        composer = _compose({"cm": {}}, shared_masks=True)
+        net = Noisy()
+        draw = composer.draw(torch.randn(8, 2), None, torch.Generator().manual_seed(0))
+        draw = draw._replace(v_t=torch.zeros_like(draw.x_t), v_path=torch.zeros_like(draw.x_t))
+        loss = composer.loss({"online": net}, draw)
+        # u has the same masks at t + h and t - h, so du/dt = 0 and the target is 0: the loss is mean(u^2), exactly.
+        assert net.rows == [8, 8, 8]
+        assert loss.total.item() in {4 * k / 16 for k in range(17)}
+
+
+class TestGuidance:
+    def test_line_nine_and_where_it_holds(self) -> None:
+        composer = _compose({"fm": {}}, guided=True)
+        net = Recording()
+        draw = composer.draw(torch.randn(8, 2), torch.arange(8), torch.Generator().manual_seed(0))
+        dropped = torch.tensor([True, False] * 4)
+        draw = draw._replace(y=torch.arange(8).masked_fill(dropped, 10), dropped=dropped)
+        passes = StepPasses({"online": net}, 8)
+        passes.main(Point(draw.x_t, draw.t, draw.r, draw.y))
+        guided = composer.guided(draw, passes)
+        # v(y) - v(null) = y - 10 in this network
+        expected = draw.v_path + 0.5 * (torch.arange(8.0) - 10)[:, None]
+        assert torch.allclose(guided.v_t[~dropped], expected[~dropped])
+        assert torch.equal(guided.v_t[dropped], draw.v_path[dropped])
+
+    def test_the_interval_is_closed(self) -> None:
+        composer = _compose({"fm": {}}, guided=True)
+        composer.guidance = SelfGuidance(zeta=0.5, interval=(0.25, 0.75))
+        draw = composer.draw(torch.randn(5, 2), torch.arange(5), torch.Generator().manual_seed(0))
+        t = torch.tensor([0.0, 0.25, 0.5, 0.75, 0.8])
+        draw = draw._replace(t=t, y=torch.arange(5), dropped=torch.zeros(5, dtype=torch.bool))
+        passes = StepPasses({"online": Recording()}, 5)
+        passes.main(Point(draw.x_t, draw.t, draw.r, draw.y))
+        changed = (composer.guided(draw, passes).v_t != draw.v_path).any(1)
+        assert changed.tolist() == [False, True, True, True, False]
+
+    def test_guidance_needs_labels(self) -> None:
+        with pytest.raises(ValueError, match="labelled data"):
+            Composer(Linear(), Uniform(), Below(), {"fm": OBJECTIVES.get("fm")()}, SelfGuidance(zeta=0.5))
+
+    def test_the_conditional_direction_is_refused_under_guidance_unless_forced(self) -> None:
+        with pytest.raises(ValueError, match="diverges"):
+            _compose({"fm": {}, "cm": {"derivative": {"direction": "conditional"}}}, guided=True)
+        _compose({"fm": {}, "cm": {"derivative": {"direction": "conditional", "force": True}}}, guided=True)
+        _compose({"fm": {}, "cm": {"derivative": {"direction": "conditional"}}})
+
+
+class TestDraw:
+    def test_it_lies_on_the_path_and_drops_labels(self) -> None:
+        composer = _compose({"fm": {}, "cm": {}}, guided=True, label_drop=0.3)
+        x = torch.randn(4000, 2)
+        draw = composer.draw(x, torch.full((4000,), 3), torch.Generator().manual_seed(0))
+        assert torch.allclose(draw.x_t, draw.t[:, None] * draw.z + (1 - draw.t[:, None]) * x)
+        assert torch.equal(draw.v_t, draw.z - x)
+        assert draw.y is not None
+        assert draw.dropped is not None
+        assert torch.equal(draw.y == 10, draw.dropped)
+        assert abs(draw.dropped.float().mean() - 0.3) < 0.03
+
+    def test_bridge_noise_moves_the_state_only(self) -> None:
+        composer = _compose({"fm": {}})
+        composer.path = Linear(bridge=0.1)
+        draw = composer.draw(torch.randn(4000, 2), None, torch.Generator().manual_seed(0))
+        gap = draw.x_t - (draw.t[:, None] * draw.z + (1 - draw.t[:, None]) * draw.x)
+        assert abs(gap.std() - 0.1) < 0.01
+        assert torch.equal(draw.v_t, draw.z - draw.x)
+
+
+def test_loss_is_the_weighted_sum_of_terms() -> None:
+    composer = _compose({"fm": {"weight": 0.7}, "cm": {"weight": 0.3}})
+    draw = composer.draw(torch.randn(8, 2), None, torch.Generator().manual_seed(0))
+    loss = composer.loss({"online": Recording()}, draw)
+    assert torch.allclose(loss.total, 0.7 * loss.terms["fm"] + 0.3 * loss.terms["cm"])
+
+
+def test_two_objectives_cannot_want_different_things_of_one_head() -> None:
+    with pytest.raises(ValueError, match="give each a head of its own"):
+        horizons({"fm": OBJECTIVES.get("fm").model_validate({"head": "u"}), "cm": OBJECTIVES.get("cm")()})
+
+
+def test_dumo_equals_a_direct_transcription_of_algorithm_one() -> None:
+    """Written out once by hand, with a real network in float64."""
+    e = Experiment.model_validate(
+        {
+            "data": "digits",
+            "objectives": {"fm": {"weight": 0.7}, "cm": {"weight": 0.3}},
+            "guidance": {"kind": "self", "zeta": 0.4},
+            "evaluation": {"metrics": ["accuracy"]},
+        }
+    )
+    net = e.model_settings().build().double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    x, z = torch.randn(2, 6, 1, 8, 8, dtype=torch.float64)
+    t, y = torch.rand(6, dtype=torch.float64) * 0.9 + 0.05, torch.tensor([0, 1, 2, 3, 10, 5])
+    x_t, v = over(t) * z + (1 - over(t)) * x, z - x
+    dropped = y == 10
+    composer = e.composer()
+    loss = composer.loss({"online": net}, Draw(x, z, t, torch.zeros_like(t), x_t, v, v, y, dropped))
+
+    out = net(x_t, t, y=y)
+    v_null = net(x_t, t, y=torch.full_like(y, 10))["v"]
+    guided = torch.where(over(dropped), v, v + 0.4 * (out["v"] - v_null)).detach()
+    h = 0.005
+    ahead, behind = (net(x_t + s * guided, t + s, y=y)["u"] for s in (h, -h))
+    target = (guided - over(t) * (ahead - behind) / (2 * h)).detach()
+    expected = 0.7 * (out["v"] - guided).square().mean() + 0.3 * (out["u"] - target).square().mean()
+    assert torch.allclose(loss.total, expected, rtol=1e-10)
+
+
+def over(t: Tensor) -> Tensor:
+    return t.view(-1, 1, 1, 1)

@@ -1,0 +1,102 @@
+"""What every part of a family must do: a new part is tested by being registered. Recipes parse and round trip."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from genobj.citations import bibliography, entries
+from genobj.config.load import find_recipe, read_toml, recipe_names, write_toml
+from genobj.cost import measure
+from genobj.experiment import Experiment
+from genobj.objectives.base import Regression
+from genobj.parts import FAMILIES, OBJECTIVES
+from genobj.testing import check
+from genobj.types import Draw, Passes, Samples
+
+PARTS = [(family, name) for family, registry in FAMILIES.items() for name in registry.names()]
+
+
+@pytest.mark.parametrize(("family", "name"), PARTS, ids=lambda value: value)
+def test_part_keeps_its_contract(family: str, name: str) -> None:
+    assert check(family, name)
+
+
+@pytest.mark.parametrize(("family", "name"), PARTS, ids=lambda value: value)
+def test_part_cites_known_papers(family: str, name: str) -> None:
+    for key in FAMILIES[family].get(name).citations:
+        assert key in bibliography() or key.startswith("@"), f"{key} is not in references.bib"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+class TestRecipes:
+    def test_it_builds_and_loads_back_to_an_equal_experiment(self, name: str) -> None:
+        experiment = Experiment.model_validate(read_toml(find_recipe(name)))
+        assert experiment.name == name
+        import tomllib
+
+        again = Experiment.model_validate(tomllib.loads(write_toml(experiment.tree())))
+        assert again == experiment
+        assert again.run_name() == experiment.run_name()
+        assert json.dumps(again.tree()) == json.dumps(experiment.tree())
+
+    def test_its_cost_can_be_told(self, name: str) -> None:
+        cost = measure(Experiment.model_validate(read_toml(find_recipe(name)))).as_dict()
+        assert cost["passes"]["with_gradient"] == 1
+        assert cost["passes"]["without_gradient"] == (2 if name.startswith("dumo") else 0)
+        assert cost["flops"] > 0
+        assert cost["memory"]["activations"] > 0
+
+    def test_it_can_be_cited(self, name: str) -> None:
+        texts = entries(Experiment.model_validate(read_toml(find_recipe(name))))
+        assert all(text.startswith("@") for text in texts)
+        assert ("Duality Models" in "".join(texts)) == name.startswith("dumo")
+
+
+def test_recipes_are_in_the_package() -> None:
+    assert {"dumo-moons", "dumo-digits", "fm-moons", "fm-digits"} <= set(recipe_names())
+    assert all(isinstance(find_recipe(name), Path) for name in recipe_names())
+
+
+class TestTheContractCanFail:
+    """A contract that nothing breaks is no contract."""
+
+    def test_a_gradient_to_another_head(self) -> None:
+        @OBJECTIVES.register("wrong_head")
+        class WrongHead(Regression):
+            """Trains a head that is not its own."""
+
+            head: str = "u"
+            """Head it says it trains."""
+
+            def target(self, draw: Draw, passes: Passes) -> Samples:
+                return draw.v_t
+
+            def loss(self, out, draw, passes):  # type: ignore[no-untyped-def]
+                return self.distance(out["other"], draw.v_t)
+
+        try:
+            with pytest.raises(AssertionError, match="gradient"):
+                check("objectives", "wrong_head")
+        finally:
+            OBJECTIVES.unregister("wrong_head")
+
+    def test_an_undocumented_field(self) -> None:
+        @OBJECTIVES.register("silent")
+        class Silent(Regression):
+            """Says nothing about its field."""
+
+            head: str = "u"
+
+            def target(self, draw: Draw, passes: Passes) -> Samples:
+                return draw.v_t
+
+        try:
+            with pytest.raises(AssertionError, match=r"Silent\.head needs a docstring"):
+                check("objectives", "silent")
+        finally:
+            OBJECTIVES.unregister("silent")
+
+    def test_a_taken_name(self) -> None:
+        with pytest.raises(ValueError, match="already taken"):
+            OBJECTIVES.register("fm")(OBJECTIVES.get("cm"))

@@ -1,6 +1,7 @@
 """One draw, one forward with gradients, N objectives (DuMo Alg. 1)."""
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -93,8 +94,7 @@ class Composer:
         with torch.no_grad():
             draw = self.guided(draw, passes)
         terms = {name: objective.loss(out, draw, passes).mean() for name, objective in self.objectives.items()}
-        weighted = [self.objectives[name].weight * term for name, term in terms.items()]
-        total = torch.stack(weighted).sum() if len(weighted) > 1 else weighted[0]
+        total = reduce(torch.add, [self.objectives[name].weight * term for name, term in terms.items()])
         return Loss(total, {name: term.detach() for name, term in terms.items()}, passes.count)
 
     def guided(self, draw: Draw, passes: StepPasses) -> Draw:

@@ -20,6 +20,8 @@ from genobj.seeds import noise
 from genobj.types import Horizon, Network
 
 Positive = Annotated[int, Field(gt=0)]
+Evaluations = Annotated[int, Field(gt=0, le=10_000)]
+AtLeastTwo = Annotated[int, Field(ge=2)]
 START, FRESH, FLOOR = 0, 1, 2  # streams of random numbers: z, re-noising, the floor's own draws
 PREFERRED = ("mmd", "sliced_w2", "frechet", "accuracy")
 """Metrics taken if none is named, where they fit the data."""
@@ -28,15 +30,15 @@ PREFERRED = ("mmd", "sliced_w2", "frechet", "accuracy")
 class Evaluation(Config):
     """What is measured when a run ends and by `genobj evaluate`."""
 
-    nfe: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 32)
+    nfe: Annotated[tuple[Evaluations, ...], Field(min_length=1)] = (1, 2, 4, 32)
     """Network evaluations per sample, a row of results for each."""
     sampler: Annotated[Sampler, Pick(SAMPLERS)] | None = None
     """Sampler for all of them; unset: the usual one for the model's heads at each nfe."""
     metrics: dict[str, Annotated[Metric, Pick(METRICS)]] = Field(default_factory=dict)
     """Metrics, a table or a list of names; empty: those of mmd, sliced_w2, frechet and accuracy that fit the data."""
-    count: Positive = 4096
+    count: AtLeastTwo = 4096
     """Generated samples."""
-    reference: Positive = 8192
+    reference: AtLeastTwo = 8192
     """Real samples compared with (all of them where a data set has fewer)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of noise and labels; sample i is the same whatever the count."""

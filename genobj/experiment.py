@@ -16,7 +16,7 @@ from genobj.guidance.frozen import FrozenGuidance
 from genobj.heads.base import Head
 from genobj.heads.projection import Projection
 from genobj.hub import load
-from genobj.model import ModelSettings
+from genobj.model import HeadName, ModelSettings
 from genobj.objectives.base import Objective
 from genobj.parts import BACKBONES, DATA, GUIDANCE, HEADS, OBJECTIVES, PAIRS, PATHS, TIMES
 from genobj.passes import TrainedNetwork, velocity_head
@@ -26,7 +26,7 @@ from genobj.times.pairs import Pairs
 from genobj.training.averages import EMA
 from genobj.training.checkpoint import Checkpoint
 from genobj.training.distributed import Distributed
-from genobj.training.log import Log
+from genobj.training.log import COLUMNS, Log
 from genobj.training.loop import Train
 from genobj.training.optim import Optim
 from genobj.types import Horizon, Weights
@@ -65,7 +65,7 @@ class Experiment(Config):
         default_factory=lambda: {"fm": OBJECTIVES.get("fm")()}
     )
     """Loss terms by name."""
-    heads: dict[str, Annotated[Head, Pick(HEADS, "projection")]] = Field(default_factory=dict)
+    heads: dict[HeadName, Annotated[Head, Pick(HEADS, "projection")]] = Field(default_factory=dict)
     """Outputs by name; empty: one for every head that an objective trains."""
     path: Annotated[Path, Pick(PATHS, "linear")] = Field(default_factory=lambda: PATHS.get("linear")())
     """Interpolant between data and noise."""
@@ -124,6 +124,8 @@ class Experiment(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> "Experiment":
         self.composer()
+        if taken := self.objectives.keys() & COLUMNS:
+            raise ValueError(f"objectives.{min(taken)}: metrics.jsonl has a column of this name; choose another")
         if self.train.micro_batch and self.train.batch % self.train.micro_batch:
             raise ValueError(
                 f"train.batch={self.train.batch} is not a multiple of train.micro_batch={self.train.micro_batch}"
@@ -132,7 +134,9 @@ class Experiment(Config):
             velocity_head(self.horizons)
         if isinstance(self.guidance, FrozenGuidance) and self.guidance.active and not self.guidance.teacher:
             raise ValueError("guidance.teacher: frozen guidance needs a teacher; type guidance.teacher=runs/NAME")
-        self.evaluation.samplers(self.horizons)
+        for sampler in self.evaluation.samplers(self.horizons).values():
+            if sampler.guidance != 1 and not self.data.classes:
+                raise ValueError("evaluation.sampler.guidance needs labelled data; type evaluation.sampler.guidance=1")
         self.evaluation.chosen_metrics(self.data)
         return self
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save_file
 
 from genobj.config.base import problems
 from genobj.model import Model, ModelSettings
-from genobj.training.checkpoint import fill, on_cpu, steps
+from genobj.training import checkpoint
+from genobj.training.checkpoint import fill, steps
 from genobj.training.folder import write
 from genobj.training.state import State
 
@@ -36,7 +36,7 @@ def export(folder: Path, state: State) -> None:
     """Write model.safetensors and one file per average into a finished run's folder."""
     for name, tensors in state.weights().items():
         temporary = folder / f".{name}.safetensors"
-        save_file(on_cpu(tensors), temporary)
+        checkpoint.write(temporary, tensors)
         temporary.replace(folder / f"{name}.safetensors")
 
 
@@ -60,7 +60,10 @@ def load(folder: Path, weights: str = "ema", device: torch.device | str = "cpu")
 def _settings(folder: Path) -> tuple[ModelSettings, list[float]]:
     try:
         tree: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
-        return ModelSettings.model_validate(tree["model"]), [float(decay) for decay in tree["averages"]]
+        settings, decays = ModelSettings.model_validate(tree["model"]), [float(decay) for decay in tree["averages"]]
+        if not decays:
+            raise ValueError("it names no average")
+        return settings, decays
     except FileNotFoundError:
         hint = "; `genobj train` makes runs" if not folder.exists() else ""
         raise ValueError(f"{folder} is not a run folder: it has no {SETTINGS}{hint}") from None

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from genobj.backbones.base import Backbone, Trunk
@@ -39,18 +40,27 @@ class Model(nn.Module):
         return {name: head(features, t, r) for name, head in self.heads.items()}
 
 
+def _attribute(name: str) -> str:
+    if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+        raise ValueError(f"{name!r} cannot name a head; type letters, digits and _, as in v")
+    return name
+
+
+HeadName = Annotated[str, AfterValidator(_attribute)]
+
+
 class ModelSettings(Config):
     """Everything that rebuilds a network and samples from it; stored beside the weights."""
 
     backbone: Annotated[Backbone, Pick(BACKBONES, "mlp")]
     """Trunk."""
-    heads: dict[str, Annotated[Head, Pick(HEADS, "projection")]]
+    heads: Annotated[dict[HeadName, Annotated[Head, Pick(HEADS, "projection")]], Field(min_length=1)]
     """Outputs by name."""
     horizons: dict[str, Horizon]
     """Where each head's average velocity ends, as its objective trained it."""
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
     """Shape of one sample."""
-    classes: int
+    classes: Annotated[int, Field(ge=0)]
     """Number of labels; the null label is `classes`."""
     path: Annotated[Path, Pick(PATHS, "linear")]
     """The path that the model was trained on."""

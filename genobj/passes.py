@@ -50,16 +50,21 @@ class StepPasses:
 
     def __init__(self, networks: Mapping[Weights, TrainedNetwork], batch: int, masks: "Masks | None" = None):
         self.networks, self.batch, self.masks = networks, batch, masks
-        self.count = Count()
+        self._rows = {"with_gradient": 0, "without_gradient": 0, "tangent": 0}
         self._known: list[_Known] = []
         self._memory: dict[Hashable, Any] = {}
+
+    @property
+    def count(self) -> Count:
+        """What was run so far."""
+        return Count(**{kind: rows / self.batch for kind, rows in self._rows.items()})
 
     def main(self, point: Point) -> Outputs:
         """The one forward with gradients; its detached outputs are known from here on."""
         out = {head: _full(value) for head, value in self._call("online", point).items()}
         precise = not _low(point.x_t)
         self._known.append(_Known(point, "online", precise, {head: value.detach() for head, value in out.items()}))
-        self.count = self.count._replace(with_gradient=self.count.with_gradient + len(point.x_t) / self.batch)
+        self._rows["with_gradient"] += len(point.x_t)
         return out
 
     def __call__(self, *points: Point, weights: Weights = "online", precise: bool = False) -> list[Outputs]:
@@ -108,7 +113,7 @@ class StepPasses:
         parts = {head: value.split(sizes) for head, value in out.items()}
         for i, point in enumerate(points):
             self._known.append(_Known(point, weights, precise, {head: part[i] for head, part in parts.items()}))
-        self.count = self.count._replace(without_gradient=self.count.without_gradient + sum(sizes) / self.batch)
+        self._rows["without_gradient"] += sum(sizes)
 
     def _tangent(self, point: Point, direction: Samples, weights: Weights) -> Outputs:
         def f(x_t: Tensor, t: Tensor) -> Outputs:
@@ -117,7 +122,7 @@ class StepPasses:
         # Flash attention has no forward-mode rule; difference quotients and tangents are float32 under autocast.
         with torch.no_grad(), _precision(point.x_t, True), sdpa_kernel(SDPBackend.MATH):
             tangents: Outputs = torch.func.jvp(f, (point.x_t, point.t), (direction, torch.ones_like(point.t)))[1]
-        self.count = self.count._replace(tangent=self.count.tangent + len(point.x_t) / self.batch)
+        self._rows["tangent"] += len(point.x_t)
         return tangents
 
     def _call(self, weights: Weights, point: Point) -> Outputs:

@@ -23,7 +23,7 @@ def compare(panels: Mapping[str, Tensor]) -> Figure:
         if x.ndim == 2:
             _points(axes, x, behind)
         else:
-            axes.imshow(grid(x), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(grid(x).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_frame_on(False)
     return figure
 
@@ -31,9 +31,9 @@ def compare(panels: Mapping[str, Tensor]) -> Figure:
 def _points(axes: Axes, x: Tensor, behind: Tensor | None) -> None:
     limit = 1.15 * (x if behind is None else behind).abs().quantile(0.999).item()
     if behind is not None:
-        axes.scatter(*behind.T, s=3, c=PAPER, alpha=0.5, linewidths=0)
+        axes.scatter(*behind.T.numpy(), s=3, c=PAPER, alpha=0.5, linewidths=0)
     if x is not behind:
-        axes.scatter(*x.T, s=3, c=INK, alpha=0.5, linewidths=0)
+        axes.scatter(*x.T.numpy(), s=3, c=INK, alpha=0.5, linewidths=0)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
 
 

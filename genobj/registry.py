@@ -46,6 +46,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, answers))}?" if answers else ""
 
 
+def reason(error: BaseException) -> str:
+    """'ImportError: no module named x', one line however long the story."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
 def _fold(word: str) -> str:
     return word.lower().replace("-", "").replace("_", "").replace(" ", "")
 
@@ -123,26 +128,30 @@ class Registry(Generic[T]):
     def _import(self, name: str, target: _Target) -> type:
         module, _, attribute = str(target.value).partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
-        except Exception as error:
+            found = getattr(importlib.import_module(module), attribute)
+            if not isinstance(found, type):
+                raise TypeError(f"{target.value} is not a class")
+            return found
+        except (Exception, SystemExit) as error:
             if target.source == "genobj":
                 raise
-            reason = f"{type(error).__name__}: {error}"
-            raise BrokenPlugin(f"{self.family} {name!r} of {target.source} cannot be imported: {reason}") from error
+            what = f"{self.family} {name!r} of {target.source}"
+            raise BrokenPlugin(f"{what} cannot be imported: {reason(error)}") from error
 
     def _known(self) -> dict[str, _Target]:
         if not self._plugins_read:
-            self._plugins_read = True
+            targets = dict(self._targets)
             for point in importlib.metadata.entry_points(group=self.group):
                 package = point.dist
                 source = f"{package.name} {package.version}" if package else "an unnamed package"
-                if point.name in self._targets:
-                    raise ValueError(self._taken(point.name, self._targets[point.name].source, source))
-                self._targets[point.name] = _Target(point.value, source)
+                if point.name in targets:
+                    raise ValueError(self._taken(point.name, targets[point.name].source, source, "Uninstall one."))
+                targets[point.name] = _Target(point.value, source)
+            self._targets, self._plugins_read = targets, True
         return self._targets
 
-    def _taken(self, name: str, first: str, second: str) -> str:
-        return f"{self.family} {name!r} is already taken: {first} has it, {second} wants it. Choose another name."
+    def _taken(self, name: str, first: str, second: str, advice: str = "Choose another name.") -> str:
+        return f"{self.family} {name!r} is already taken: {first} has it, {second} wants it. {advice}"
 
 
 def _docstring(target: str) -> str:

@@ -12,11 +12,13 @@ from genobj.pictures import compare
 from genobj.training import checkpoint, folder
 from genobj.training.averages import Averages
 from genobj.training.distributed import device_of, prepare, set_threads
-from genobj.training.log import Line, Logger
+from genobj.training.log import Line, Logger, writer
 from genobj.training.loop import Hook, StepModule, train
 from genobj.training.state import State
 from genobj.types import Network
 
+RUNS = Path("runs")
+"""Where runs go if nobody says where."""
 COLUMNS = 64
 """Images in a panel of samples.png at most; points of the plane are drawn in full."""
 
@@ -33,26 +35,34 @@ class Outcome:
 class Run:
     """One experiment in one folder.
 
-    resume: continue the newest checkpoint of the folder (or start, if it holds none). Raises ValueError for settings
-    that do not fit the machine or the run in the folder.
+    path: the folder; None makes a new one, runs/<name>-<hash>. resume: continue the newest checkpoint of the folder (or
+    start, if it holds none). Raises ValueError for settings that do not fit the machine or the run in the folder; all
+    that can be wrong is found before the folder is touched.
     """
 
-    def __init__(self, experiment: Experiment, path: Path, *, resume: bool = False):
-        self.experiment, self.folder = experiment, path
+    def __init__(self, experiment: Experiment, path: Path | None = None, *, resume: bool = False):
+        self.experiment = experiment
         self.device = device_of(experiment.train)
+        self.teacher = experiment.teacher(self.device)
         self.settings = experiment.model_settings()
         self.source = experiment.data.open()
         self.model = self.settings.build(experiment.seed).to(self.device).train()
         set_threads(experiment.train, self.model)
-        self._claim(resume)
+        if experiment.log.tensorboard:
+            writer()
         self.state = State(
             self.model,
             Averages(self.model, experiment.ema),
             experiment.optim.build(self.model.parameters()),
         )
-        if resume and checkpoint.steps(path):
-            checkpoint.load(path, self.state)
-        folder.cut_log(path / "metrics.jsonl", self.state.step)
+        if resume and path is not None and (path / "config.toml").exists():
+            self._go_on(path)
+            self.folder = path
+        else:
+            tree = experiment.tree()
+            self.folder = folder.create(path or folder.free(RUNS, experiment.run_name()), tree)
+        hub.describe(self.folder, self.settings, experiment.ema.decays)
+        folder.cut_log(self.folder / "metrics.jsonl", self.state.step)
 
     def go(self, show: Callable[[Line], None] = lambda line: None) -> Outcome:
         """Train to the end, then evaluate; `show` gets every line of the log. Raises health.Diverged."""
@@ -73,23 +83,21 @@ class Run:
     def step_module(self) -> StepModule:
         """The network with its whole loss."""
         composer = self.experiment.composer(shared_masks=self.model.has_dropout)
-        others = self.experiment.teacher(self.device)
+        others = dict(self.teacher)
         if "ema" in composer.networks:
             others["ema"] = self.state.averages.network(self.model)
         return prepare(StepModule(self.model, others, composer, self.experiment.train.precision), self.experiment.train)
 
-    def _claim(self, resume: bool) -> None:
-        tree = self.experiment.tree()
-        if resume and (self.folder / "config.toml").exists():
-            if changed := folder.differences(self.folder, tree, FREE):
-                more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-                raise ValueError(
-                    f"{self.folder} is a run with other settings ({changed[0]}{more}); "
-                    "resume it with its own, or choose another --out"
-                )
-        else:
-            folder.create(self.folder, tree)
-        hub.describe(self.folder, self.settings, self.experiment.ema.decays)
+    def _go_on(self, path: Path) -> None:
+        """Put the newest checkpoint, if there is one, into the state."""
+        if changed := folder.differences(path, self.experiment.tree(), FREE):
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise ValueError(
+                f"{path} is a run with other settings ({changed[0]}{more}); "
+                "resume it with its own, or choose another --out"
+            )
+        if checkpoint.steps(path):
+            checkpoint.load(path, self.state)
 
     def _network(self, weights: str) -> tuple[Network, str]:
         if weights == "live":

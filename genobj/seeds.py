@@ -2,18 +2,26 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
+_WORD = 2**64 - 1
 BLOCK = 256
 """Samples that share one generator; a sample's numbers depend on its index alone, not on the batch it comes in."""
 
 
 def mix(seed: int, *position: int) -> int:
-    """One 63-bit seed out of a seed and a position (stream, step, rank, ...)."""
-    words = np.random.SeedSequence([seed, *position]).generate_state(2, np.uint32)
-    return (int(words[0]) << 31) ^ int(words[1])
+    """One 63-bit seed out of a seed and a position (stream, step, rank, ...), by SplitMix64's finaliser.
+
+    NumPy's SeedSequence would do as well, at ten times the cost; this runs several times a step.
+    """
+    value = 0
+    for word in (seed, *position):
+        value = (value + word + 0x9E3779B97F4A7C15) & _WORD
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _WORD
+        value ^= value >> 31
+    return value >> 1
 
 
 def generator(seed: int, *position: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -1,6 +1,6 @@
 """Passes are counted, shared and batched; guidance changes exactly the rows it should; contradictions are refused."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -23,14 +23,16 @@ from genobj.types import Draw, Horizon, Passes, Point, Samples
 class Recording:
     """A network of three heads that remembers how many rows each of its calls had."""
 
-    horizons: dict[str, Horizon] = {"v": "instant", "u": "data", "w": "interval"}
+    horizons: ClassVar[dict[str, Horizon]] = {"v": "instant", "u": "data", "w": "interval"}
     sees_r = frozenset({"w"})
 
     def __init__(self) -> None:
         self.rows: list[int] = []
         self.weight = torch.nn.Parameter(torch.tensor([1.0, -0.5, 0.3]))
 
-    def __call__(self, x_t: Tensor, t: Tensor, *, r: Tensor | None = None, y: Tensor | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, x_t: Tensor, t: Tensor, *, r: Tensor | None = None, y: Tensor | None = None
+    ) -> dict[str, Tensor]:
         self.rows.append(len(x_t))
         time = t.view(-1, *[1] * (x_t.ndim - 1))
         label = torch.zeros(len(x_t)) if y is None else y
@@ -92,7 +94,7 @@ class TestPasses:
         """MeanFlow's 1 + 4: v at r = t is not the forward at r, so guidance costs two passes."""
 
         class Interval(Recording):
-            horizons = {"w": "interval"}
+            horizons: ClassVar[dict[str, Horizon]] = {"w": "interval"}
             sees_r = frozenset({"w"})
 
         class Mean(Regression):

@@ -122,7 +122,9 @@ class Cosine(Path):
         return -t.sin()
 
 
-MIXTURE = Mixture(torch.tensor([[1.0, 0.3], [-0.5, 0.2], [0.1, -1.0]], dtype=torch.float64), torch.tensor([0.4, 0.25]).double())
+MIXTURE = Mixture(
+    torch.tensor([[1.0, 0.3], [-0.5, 0.2], [0.1, -1.0]], dtype=torch.float64), torch.tensor([0.4, 0.25]).double()
+)
 
 
 def velocity(law: Any, path: Path, x_t: Tensor, t: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Gaussian data has closed-form velocities and flow maps: fed as the network, every objective's residual vanishes."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def test_differences_vanish_with_their_order(method: str, order: int) -> None:
         return _residual(cm, net, draw).abs().max().item()
 
     errors = [error(step) for step in (0.02, 0.01, 0.005)]
-    slopes = [torch.tensor(a / b).log2().item() for a, b in zip(errors, errors[1:], strict=False)]
+    slopes = [torch.tensor(a / b).log2().item() for a, b in pairwise(errors)]
     assert all(abs(slope - order) < 0.15 for slope in slopes), errors
 
 
@@ -79,9 +80,7 @@ def test_discrete_consistency_vanishes_as_lam_approaches_one(lam: float) -> None
     """One Euler step of length (1 - lam) t along the exact velocity leaves an error of second order in it."""
     net = GaussianFlow()
     draw = _draw(net)
-    gaps = [
-        _residual(Consistency(lam=value), net, draw).abs().max().item() for value in (lam, 1 - (1 - lam) / 2)
-    ]
+    gaps = [_residual(Consistency(lam=value), net, draw).abs().max().item() for value in (lam, 1 - (1 - lam) / 2)]
     assert gaps[1] < 0.45 * gaps[0]
 
 

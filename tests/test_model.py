@@ -11,7 +11,9 @@ from genobj.parts import BACKBONES, HEADS, PATHS
 from genobj.training.averages import EMA, AveragedNetwork, Averages
 
 
-def _settings(backbone: str, horizons: dict[str, Any], heads: dict[str, Any] | None = None, **more: Any) -> ModelSettings:
+def _settings(
+    backbone: str, horizons: dict[str, Any], heads: dict[str, Any] | None = None, **more: Any
+) -> ModelSettings:
     tree = {
         "backbone": backbone,
         "heads": heads or {name: {} for name in horizons},
@@ -55,7 +57,8 @@ class TestHeads:
 
     def test_deeper_heads_have_blocks_of_their_own(self, backbone: str) -> None:
         flat, deep = (
-            _settings(backbone, {"v": "instant", "u": "data"}, {"v": {}, "u": {"depth": depth}}).build() for depth in (0, 2)
+            _settings(backbone, {"v": "instant", "u": "data"}, {"v": {}, "u": {"depth": depth}}).build()
+            for depth in (0, 2)
         )
         sizes = [sum(p.numel() for p in model.heads["u"].parameters()) for model in (flat, deep)]
         assert sizes[1] > 2 * sizes[0]

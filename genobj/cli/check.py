@@ -1,12 +1,14 @@
 """genobj check: does a part keep its contract?"""
 
+import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from genobj.cli.resolve import Plugins, load_plugins
 from genobj.parts import FAMILIES
-from genobj.registry import UnknownName, did_you_mean
+from genobj.registry import UnknownName, did_you_mean, reason
 
 
 def command(
@@ -23,10 +25,18 @@ def command(
         try:
             for promise in check(family, part):
                 typer.echo(f"{typer.style('ok', fg='green')}    {family}:{part}  {promise}")
-        except AssertionError as error:
+        except Exception as error:
             failed = True
-            typer.echo(f"{typer.style('FAIL', fg='red')}  {family}:{part}  {error}")
+            story = str(error) if isinstance(error, AssertionError) else f"{reason(error)} ({_where(error)})"
+            typer.echo(f"{typer.style('FAIL', fg='red')}  {family}:{part}  {story}")
     raise typer.Exit(int(failed))
+
+
+def _where(error: Exception) -> str:
+    """The line of the part itself, as far as it is in the story: 'my_loss.py, line 20'."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if "site-packages" not in frame.filename and "<" not in frame.filename]
+    return f"{Path((theirs or frames)[-1].filename).name}, line {(theirs or frames)[-1].lineno}"
 
 
 def _find(name: str) -> list[tuple[str, str]]:

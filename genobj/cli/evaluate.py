@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from genobj.cli.resolve import load_plugins
-from genobj.cli.sample import Nfe, RunFolder, SamplerName, WeightsName, numbers, plugins_of
+from genobj.cli.sample import Nfe, RunFolder, SamplerName, WeightsName, numbers, plugins_of, writable
 
 
 def command(
@@ -27,6 +27,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Write the records to this JSON file.")] = None,
 ) -> None:
     """Score samples of a run against held-out data; every record says how it was made."""
+    writable(out)
     load_plugins(plugins_of(run))
 
     import torch

@@ -29,10 +29,11 @@ app.command("cost")(cost.command)
 app.command("cite")(cite.command)
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         typer.echo(f"genobj {genobj.__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -64,7 +65,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        return _say(*_explain(error))
+        return 2 if type(error).__name__ == "NoArgsIsHelpError" else _say(*_explain(error))  # help has been printed
 
 
 def _explain(error: Exception) -> tuple[str, int]:
@@ -84,8 +85,11 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError):
         what = error.strerror or str(error)
         return f"{error.filename}: {what}" if error.filename else what, 1
+    first = str(error).partition("\n")[0]
     if type(error).__name__ in ("Diverged", "OutOfMemoryError"):
-        return str(error).partition("\n")[0], 1
+        return first, 1
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in first):
+        return "out of memory; a smaller train.batch, train.micro_batch or network takes less ('genobj cost' tells)", 1
     raise error
 
 

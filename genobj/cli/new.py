@@ -1,6 +1,6 @@
 """genobj new: the skeleton of a plugin."""
 
-import keyword
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -86,9 +86,9 @@ def objective(
     from genobj.parts import OBJECTIVES
 
     name = name.strip()
-    if not name.isidentifier() or keyword.iskeyword(name) or not name.islower():
+    if not re.fullmatch(r"[a-z]([a-z0-9_]*[a-z0-9])?", name):
         raise ValueError(
-            f"{name!r} cannot name an objective; type lower-case letters, digits and _, as in my_objective"
+            f"{name!r} cannot name an objective; type lower-case letters, digits and _ between them, as in my_objective"
         )
     if name in OBJECTIVES.names():
         raise ValueError(f"objective {name!r} is already taken; choose another name")
@@ -96,7 +96,7 @@ def objective(
     folder = out or Path(f"genobj-{dashed}")
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; choose another --out")
-    cls = "".join(word.capitalize() for word in name.split("_"))
+    cls = "".join(word.capitalize() for word in name.removesuffix("_objective").split("_")) + "Objective"
     words = {"name": name, "dashed": dashed, "module": module, "cls": cls, "title": name.replace("_", " ").capitalize()}
     files = {f"{module}.py": OBJECTIVE, "pyproject.toml": PROJECT, f"tests/test_{name}.py": TEST, "README.md": README}
     (folder / "tests").mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,14 @@
 
 import importlib.util
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genobj.config.load import Layers, find_recipe, parse_override, read_toml, recipe_names
+from genobj.registry import reason
 
 if TYPE_CHECKING:
     from genobj.experiment import Experiment
@@ -49,6 +51,7 @@ def resolve(
     layers = Layers()
     path = find_recipe(recipe or _base(data))
     layers.add(read_toml(path), f"recipe {path.stem}" if path.name != "config.toml" else str(path))
+    _add_plugins(layers, plugins or [])
     for name, value in (("backbone", backbone), ("data", data)):
         if value is not None:
             layers.put([name], value, f"--{name}")
@@ -57,13 +60,20 @@ def resolve(
         layers.put(["seed"], seed, "--seed")
     for text in overrides or []:
         layers.put(*parse_override(text), text)
-    if plugins:
-        layers.put(["plugins"], [*layers.tree.get("plugins", []), *plugins], "--plugin")
     load_plugins(layers.tree.get("plugins", []))
 
     from genobj.experiment import Experiment
 
     return Experiment.model_validate(layers.tree), layers
+
+
+def _add_plugins(layers: Layers, files: list[str]) -> None:
+    """Load the recipe's plugins and those of the flag, and remember where they are: runs are sampled from elsewhere."""
+    named = layers.tree.get("plugins", [])
+    if isinstance(named, list) and (named or files):
+        every = dict.fromkeys(str(Path(str(file)).resolve()) for file in [*named, *files])
+        load_plugins([*every])
+        layers.put(["plugins"], [*every], "--plugin" if files else layers.source("plugins"))
 
 
 def load_plugins(files: Any) -> None:
@@ -79,9 +89,9 @@ def load_plugins(files: Any) -> None:
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
-            raise ValueError(f"--plugin {file} cannot be imported: {type(error).__name__}: {error}") from error
+            raise ValueError(f"--plugin {file} cannot be imported: {reason(error)}") from error
 
 
 def _base(data: str | None) -> str:
@@ -101,18 +111,25 @@ def _names(text: str | None, flag: str) -> list[str] | None:
     return names
 
 
-def _usual_head(name: str, recipe: Any) -> str:
+def _usual_head(name: str, recipe: Mapping[str, Any]) -> str:
     """The head that an objective trains if nobody says otherwise."""
     from genobj.parts import OBJECTIVES
 
-    kind = recipe.get(name, {}).get("kind", name)
-    return str(OBJECTIVES.get(kind).model_fields["head"].default)
+    field = OBJECTIVES.get(recipe.get(name, {}).get("kind", name)).model_fields.get("head")
+    return field.default if field and isinstance(field.default, str) else name
+
+
+def _tables(layers: Layers, key: str) -> dict[str, dict[str, Any]]:
+    """What the recipe says of each name; nothing where it is not a table of tables."""
+    found = layers.tree.get(key)
+    tables = found.items() if isinstance(found, Mapping) else ()
+    return {name: dict(table) for name, table in tables if isinstance(table, Mapping)}
 
 
 def _pair(layers: Layers, heads: list[str] | None, objectives: list[str] | None) -> None:
     """Put the flags' heads and objectives in place of the recipe's, keeping what the recipe says of the same names."""
     if objectives is not None:
-        old = layers.tree.get("objectives", {})
+        old = _tables(layers, "objectives")
         sources = {key: layers.source(key) for key in layers.sources}
         pairs = [(name, head) for name, _, head in (text.partition("@") for text in objectives)]
         free = [head for head in heads or [] if head not in [taken for _, taken in pairs]]
@@ -121,7 +138,7 @@ def _pair(layers: Layers, heads: list[str] | None, objectives: list[str] | None)
             enough = ",".join([*heads, *(_usual_head(name, old) for name in waiting[len(free) :])])
             few = f"{len(heads)} head{'s' * (len(heads) > 1)}"
             raise ValueError(f"{len(objectives)} objectives but {few}; type --heads {enough}")
-        layers.replace("objectives", {name: dict(old.get(name, {})) for name, _ in pairs}, "--objectives")
+        layers.replace("objectives", {name: old.get(name, {}) for name, _ in pairs}, "--objectives")
         layers.sources |= {k: s for k, s in sources.items() if k in layers.sources and k.startswith("objectives.")}
         for name, head in pairs:
             layers.tree["objectives"].setdefault(name, {})
@@ -131,5 +148,5 @@ def _pair(layers: Layers, heads: list[str] | None, objectives: list[str] | None)
         if heads is None:
             layers.replace("heads", {}, "--objectives")
     if heads is not None:
-        old = layers.tree.get("heads", {})
-        layers.replace("heads", {name: dict(old.get(name, {})) for name in heads}, "--heads")
+        old = _tables(layers, "heads")
+        layers.replace("heads", {name: old.get(name, {}) for name in heads}, "--heads")

@@ -11,6 +11,8 @@ from genobj.config.load import read_toml
 if TYPE_CHECKING:
     from genobj.data.base import Batch
 
+LARGEST = 10_000
+"""Evaluations per sample that are still meant seriously."""
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder.")]
 Nfe = Annotated[str | None, typer.Option(help="Network evaluations per sample, as in 1,2,4.")]
 SamplerName = Annotated[str | None, typer.Option(help="euler, heun, midpoint, flow_map, restart, or a plugin's.")]
@@ -35,6 +37,7 @@ def command(
     """Draw samples from a run, as a picture or as numbers."""
     if out is not None and out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out {out}: type a file that ends in .png or .npz")
+    writable(out)
     load_plugins(plugins_of(run))
 
     import torch
@@ -68,9 +71,17 @@ def _write(out: Path, drawn: "dict[str, Batch]") -> None:
     import numpy as np
 
     (batch,) = drawn.values()
-    labels = {} if batch.y is None else {"labels": batch.y.numpy()}
     with out.open("wb") as file:
-        np.savez(file, arr_0=batch.x.numpy(), **labels)
+        if batch.y is None:
+            np.savez(file, arr_0=batch.x.numpy())
+        else:
+            np.savez(file, arr_0=batch.x.numpy(), labels=batch.y.numpy())
+
+
+def writable(out: Path | None) -> None:
+    """ValueError now rather than after the work if there is no such folder."""
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise ValueError(f"--out {out}: {'this is a folder' if out.is_dir() else f'there is no folder {out.parent}'}")
 
 
 def numbers(text: str | None) -> list[int]:
@@ -79,8 +90,8 @@ def numbers(text: str | None) -> list[int]:
         values = [int(part) for part in (text or "1").split(",")]
     except ValueError:
         values = [0]
-    if min(values) < 1:
-        raise ValueError(f"--nfe {text!r}: type positive numbers separated by commas, as in --nfe 1,2,4")
+    if not 1 <= min(values) <= max(values) <= LARGEST:
+        raise ValueError(f"--nfe {text!r}: type numbers from 1 to {LARGEST} separated by commas, as in --nfe 1,2,4")
     return values
 
 

@@ -45,14 +45,13 @@ def command(
         return cost.report(experiment)
 
     from genobj.cli.progress import Progress, scores
-    from genobj.run import Run
-    from genobj.training.folder import free, link_latest
+    from genobj.run import RUNS, Run
+    from genobj.training.folder import link_latest
 
-    standard = Path("runs") / experiment.run_name()
-    if out is None:
-        out = standard if resume else free(standard.parent, standard.name)
+    if resume and out is None:
+        out = RUNS / experiment.run_name()
     run = Run(experiment, out, resume=resume is not None)
-    link_latest(out)
+    link_latest(run.folder)
     with Progress(run) as progress:
         outcome = run.go(progress.show)
     scores(outcome.records)

@@ -1,7 +1,8 @@
 """The one base of every setting: frozen, strict about keys, helpful when a key is wrong."""
 
+import reprlib
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -19,7 +20,9 @@ from genobj.registry import BrokenPlugin, Registry, UnknownName, did_you_mean
 class Config(BaseModel):
     """Frozen settings. An attribute's docstring is its help text, its JSON-schema text and its page in the docs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
     citations: ClassVar[tuple[str, ...]] = ()
     """What a paper that uses this part should cite: keys of genobj/references.bib, or whole BibTeX entries."""
@@ -39,6 +42,11 @@ class Config(BaseModel):
                 raise PydanticCustomError(
                     "unknown_key", "{message}", {"message": f"unknown key {key!r}.{hint} Known keys: {known}."}
                 )
+            for key, value in data.items():  # pydantic would read true as 1
+                kind = cls.model_fields[key].annotation
+                if isinstance(value, bool) and kind is not bool and bool not in get_args(kind):
+                    message = f"{key}: true and false do not fit here; type a value such as {_example(cls, key)}"
+                    raise PydanticCustomError("no_boolean", "{message}", {"message": message})
         return data
 
 
@@ -90,16 +98,29 @@ def find(registry: "Registry[Any]", name: str) -> tuple[type[Config], dict[str, 
     """The class called `name` and the settings of its preset: 'dit-b/2' is class 'dit', preset 'b/2'."""
     base, dash, suffix = name.partition("-")
     if dash and name not in registry.names() and base in registry.names():
-        cls = registry.get(base)
+        cls = _settings_class(registry, base)
         return cls, cls.preset(suffix)
-    return registry.get(name), {}
+    return _settings_class(registry, name), {}
+
+
+def _settings_class(registry: "Registry[Any]", name: str) -> type[Config]:
+    cls = registry.get(name)
+    if not issubclass(cls, Config):
+        raise BrokenPlugin(f"{registry.family} {name!r} is {cls.__qualname__}, which derives from no class of genobj")
+    return cls
+
+
+def _example(cls: type[Config], key: str) -> str:
+    default = cls.model_fields[key].default
+    return f"{key}={default!r}" if isinstance(default, int | float | str) else f"{key}=..."
 
 
 def named(registry: "Registry[Any]", table: Any) -> Any:
     """In [objectives.fm] the key names the instance; it is the kind as well unless `kind` says otherwise.
 
-    A list of names is a table of parts with their defaults.
+    A name, or a list of names, is a table of parts with their defaults.
     """
+    table = [table] if isinstance(table, str) else table
     if isinstance(table, list | tuple) and all(isinstance(name, str) for name in table):
         table = {name: {} for name in table}
     if not isinstance(table, Mapping):
@@ -110,7 +131,7 @@ def named(registry: "Registry[Any]", table: Any) -> Any:
 def problems(error: ValidationError) -> Iterator[tuple[str, str]]:
     """('optim.lr', 'Input should be greater than 0, got -1') for every mistake, however deep it is nested."""
     for mistake in error.errors(include_url=False):
-        where = ".".join(str(step) for step in mistake["loc"])
+        where = ".".join(str(step) for step in mistake["loc"] if step != "[key]")
         context = mistake.get("ctx", {})
         if mistake["type"] == "part":
             for inner, message in context["problems"]:
@@ -121,12 +142,14 @@ def problems(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 def _sentence(mistake: Any, context: Mapping[str, Any]) -> str:
     message, got = mistake["msg"].removeprefix("Value error, "), mistake.get("input")
-    if mistake["type"] in ("unknown_key", "unknown_name", "value_error", "model_type", "dict_type"):
+    if mistake["type"] in ("unknown_key", "unknown_name", "no_boolean", "value_error"):
         return message
+    if mistake["type"] in ("model_type", "dict_type"):
+        return f"this is a table of settings, got {reprlib.repr(got)}"
     if mistake["type"] == "missing":
         return "this setting is needed"
     hint = did_you_mean(got, _options(context)) if isinstance(got, str) and mistake["type"] == "literal_error" else ""
-    return f"{message}, got {got!r}.{hint}"
+    return f"{message}, got {reprlib.repr(got)}.{hint}"
 
 
 def _options(context: Mapping[str, Any]) -> list[str]:

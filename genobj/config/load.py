@@ -12,6 +12,8 @@ import tomli_w
 from genobj.registry import UnknownName, did_you_mean
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+INSTANCES = (["objectives"], ["heads"], ["evaluation", "metrics"])
+"""Tables whose keys are names that the user chose, not settings: a bare value takes the place of the whole table."""
 
 
 class Layers:
@@ -37,8 +39,10 @@ class Layers:
             table[key] = inner
             table = inner
         key = path[-1]
-        if isinstance(table.get(key), dict) and not isinstance(value, Mapping):  # a table gets a bare kind
-            return self.put([*path, "kind"], value, source)
+        if isinstance(table.get(key), dict):
+            if isinstance(value, str) and path not in INSTANCES:  # a table gets a bare kind
+                return self.put([*path, "kind"], value, source)
+            self._drop(path)
         if key == "kind" and table.get("kind", path[-2] if len(path) > 1 else None) != value:
             self._drop(trail)
             table.clear()
@@ -78,17 +82,18 @@ def recipe_names() -> list[str]:
 
 def find_recipe(name: str) -> Path:
     """Path of a shipped recipe or of a recipe file; UnknownName if there is neither."""
-    path = Path(name)
-    if path.suffix == ".toml" or len(path.parts) > 1 or path.is_file():
-        if path.is_dir():
-            path = path / "config.toml"
-        if not path.is_file():
-            raise UnknownName(f"recipe file {name!r} does not exist. Shipped recipes: {', '.join(recipe_names())}.")
+    if name in recipe_names():
+        return RECIPES / f"{name}.toml"
+    path, shipped = Path(name), f"Shipped recipes: {', '.join(recipe_names())}."
+    if path.is_file():
         return path
-    if name not in recipe_names():
-        hint = did_you_mean(name, recipe_names())
-        raise UnknownName(f"unknown recipe {name!r}.{hint} Shipped recipes: {', '.join(recipe_names())}.")
-    return RECIPES / f"{name}.toml"
+    if path.is_dir():
+        if (path / "config.toml").is_file():
+            return path / "config.toml"
+        raise UnknownName(f"{name!r} is a folder without config.toml, not a recipe. {shipped}")
+    if path.suffix == ".toml" or len(path.parts) > 1:
+        raise UnknownName(f"recipe file {name!r} does not exist. {shipped}")
+    raise UnknownName(f"unknown recipe {name!r}.{did_you_mean(name, recipe_names())} {shipped}")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -97,6 +102,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not a recipe: its values are nested too deeply") from None
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
@@ -107,7 +114,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
         raise ValueError(f"{text!r} is not an override; type key=value, as in optim.lr=3e-4")
     try:
         return path, tomllib.loads(f"value = {literal}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return path, literal
 
 

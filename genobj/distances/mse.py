@@ -13,7 +13,7 @@ Reduce = Literal["sum", "mean"]
 def squared_error(prediction: Samples, target: Samples, reduce: Reduce = "mean") -> Losses:
     """Sum or mean over the elements of each sample of (prediction - target)^2, shape (batch,), float32 or better."""
     wide = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
-    error = (prediction.to(wide) - target.detach().to(wide)).square().reshape(len(prediction), -1)
+    error = (prediction.to(wide) - target.detach().to(wide)).square().flatten(1)
     return error.sum(1) if reduce == "sum" else error.mean(1)
 
 

@@ -51,4 +51,5 @@ class Consistency(Regression):
 
     def loss(self, out: Mapping[str, Tensor], draw: Draw, passes: Passes) -> Losses:
         """Per sample; the discrete form is divided by 1 - lam, which makes Eq. (8) its limit."""
-        return super().loss(out, draw, passes) / (1 if self.lam is None else 1 - self.lam)
+        loss = super().loss(out, draw, passes)
+        return loss if self.lam is None else loss / (1 - self.lam)

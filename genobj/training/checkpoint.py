@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from genobj.config.base import Config
@@ -31,21 +34,22 @@ def save(folder: Path, state: State, keep: int) -> Path:
     parent.mkdir(exist_ok=True)
     name = f"step_{state.step:08d}"
     temporary, final = parent / f".{name}.{os.getpid()}", parent / name
-    shutil.rmtree(temporary, ignore_errors=True)
+    for leftover in parent.glob(".step_*"):  # of a run that was killed here
+        shutil.rmtree(leftover)
     temporary.mkdir()
     for file, tensors in state.weights().items():
-        save_file(on_cpu(tensors), temporary / f"{file}.safetensors")
-    save_file(on_cpu(_optimizer_tensors(state)), temporary / "optimizer.safetensors")
+        write(temporary / f"{file}.safetensors", tensors)
+    write(temporary / "optimizer.safetensors", _optimizer_tensors(state))
     (temporary / "meta.json").write_text(json.dumps(_meta(state), indent=1))
     for file in [*temporary.iterdir(), temporary]:
         _flush(file)
     if final.exists():  # a run resumed from an older checkpoint passes here again with the same numbers
-        shutil.rmtree(final)
+        _discard(final)
     temporary.rename(final)
     _flush(parent)
     _link(parent / "latest", name)
     for old in steps(folder)[:-keep]:
-        shutil.rmtree(parent / f"step_{old:08d}")
+        _discard(parent / f"step_{old:08d}")
     return final
 
 
@@ -57,6 +61,8 @@ def load(folder: Path, state: State) -> None:
     path = folder / "checkpoints" / f"step_{found[-1]:08d}"
     try:
         meta = json.loads((path / "meta.json").read_text())
+        if meta.pop("crc32") != _crc(json.dumps(meta)):
+            raise ValueError("its checksum is another one")
         state.step, state.seen = int(meta["step"]), int(meta["seen"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path / 'meta.json'} is damaged ({error}); {_advice(path)}") from None
@@ -67,17 +73,31 @@ def load(folder: Path, state: State) -> None:
 
 def steps(folder: Path) -> list[int]:
     """Steps of the whole checkpoints below a run folder, oldest first."""
-    return sorted(int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").glob("step_*"))
+    names = [path.name.removeprefix("step_") for path in (folder / "checkpoints").glob("step_*")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors, from any device, with a checksum. OSError if the disk refuses."""
+    values = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        save_file(values, path, {"crc32": _checksum(values)})
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from None
 
 
 def read(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file; ValueError names a file that is missing or damaged."""
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            tensors, told = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except FileNotFoundError:
         raise ValueError(f"{path} is missing; {_advice(path.parent)}") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}); {_advice(path.parent)}") from None
+    if told.get("crc32") not in (None, _checksum(tensors)):
+        raise ValueError(f"{path} is damaged (its checksum is another one); {_advice(path.parent)}")
+    return tensors
 
 
 def fill(path: Path, wanted: dict[str, Tensor]) -> None:
@@ -109,12 +129,27 @@ def _fill_optimizer(path: Path, state: State) -> None:
 
 
 def _meta(state: State) -> dict[str, Any]:
-    return {"step": state.step, "seen": state.seen, "torch": torch.__version__, "format": 1}
+    meta = {"step": state.step, "seen": state.seen, "torch": torch.__version__, "format": 1}
+    return meta | {"crc32": _crc(json.dumps(meta))}
 
 
-def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as safetensors wants them."""
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and every bit of the values: safetensors itself notices damage of its header only."""
+    crc = ""
+    for name, value in sorted(tensors.items()):
+        crc = _crc(f"{crc} {name} {value.dtype} {tuple(value.shape)}", value.reshape(-1).view(torch.uint8).numpy())
+    return crc
+
+
+def _crc(text: str, values: Any = b"") -> str:
+    return f"{zlib.crc32(values, zlib.crc32(text.encode())):08x}"
+
+
+def _discard(path: Path) -> None:
+    """Remove a checkpoint; a kill in between leaves no half of it under its name."""
+    hidden = path.with_name(f".{path.name}.old")
+    path.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def _flush(path: Path) -> None:
@@ -125,10 +160,13 @@ def _flush(path: Path) -> None:
 
 def _link(link: Path, target: str) -> None:
     temporary = link.with_name(f".latest.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(link)
+    with suppress(OSError):  # some file systems have no links
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        temporary.replace(link)
 
 
 def _advice(path: Path) -> str:
-    return f"remove {path} to go on from the checkpoint before it"
+    return (
+        f"remove {path} to go on from the checkpoint before it" if path.name.startswith("step_") else "train it again"
+    )

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,16 @@ def create(path: Path, tree: Mapping[str, Any]) -> Path:
 
 
 def free(parent: Path, name: str) -> Path:
-    """parent/name, or parent/name-2, -3, ... if that is taken."""
+    """A new empty folder: parent/name, or parent/name-2, -3, ... if that is taken (by another process just now, too)."""
     path, number = parent / name, 1
-    while path.exists():
-        number += 1
-        path = parent / f"{name}-{number}"
-    return path
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            number += 1
+            path = parent / f"{name}-{number}"
 
 
 def differences(path: Path, tree: Mapping[str, Any], ignored: frozenset[str]) -> list[str]:
@@ -82,8 +87,10 @@ def environment() -> dict[str, Any]:
 
 def link_latest(path: Path) -> None:
     """Point the link `latest` beside a run at it, where the file system has links."""
+    path = path.resolve()  # the run itself, also if it was named by this very link
     link, temporary = path.parent / "latest", path.parent / f".latest.{os.getpid()}"
     if link.is_symlink() or not link.exists():
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(path.name)
-        temporary.replace(link)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(path.name)
+            temporary.replace(link)

@@ -11,7 +11,9 @@ from pydantic import Field
 from genobj.config.base import Config
 from genobj.training.state import State
 
-Line = Mapping[str, float]
+Line = Mapping[str, float | int]
+COLUMNS = frozenset({"step", "seen", "loss", "gradient", "skipped", "lr", "samples_per_second"})
+"""Keys of a line besides the objectives' names."""
 
 
 class Log(Config):
@@ -28,7 +30,7 @@ class Logger:
 
     def __init__(self, folder: Path, settings: Log, show: Callable[[Line], None] = lambda line: None):
         self.file = (folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
-        self.board = _board(folder) if settings.tensorboard else None
+        self.board = writer()(str(folder / "tensorboard")) if settings.tensorboard else None
         self.show = show
         self._last: tuple[float, int] | None = None
 
@@ -52,13 +54,14 @@ class Logger:
             self.board.close()
 
 
-def _plain(value: float) -> float:
+def _plain(value: float | int) -> float | int:
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
-def _board(folder: Path) -> Any:
+def writer() -> Any:
+    """TensorBoard's SummaryWriter; ValueError if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ValueError("log.tensorboard=true needs TensorBoard: pip install 'genobj[tensorboard]'") from None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter

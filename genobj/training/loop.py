@@ -79,8 +79,9 @@ def train(
         losses: list[Loss] = []
         for part in range(parts):
             x, y = source.train(state.seen + part * micro, micro, seed)
-            torch.manual_seed(mix(seed, state.step, part))  # dropout
-            generator.manual_seed(mix(seed, state.step, part, 1))  # noise, times, dropped labels
+            generator.manual_seed(mix(seed, state.step, part))  # noise, times, dropped labels
+            if step.composer.shared_masks:
+                torch.manual_seed(mix(seed, state.step, part, 1))  # dropout
             loss = step(x.to(device), None if y is None else y.to(device), generator)
             (loss.total / parts).backward()
             losses.append(loss)
@@ -89,7 +90,8 @@ def train(
             group["lr"] = optim.rate(state.seen, total)
         state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step leaves the weights alone
         state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
+        for p in trained:
+            p.grad = None
         state.averages.update(state.step)
         state.step, state.seen = state.step + 1, state.seen + settings.batch
 

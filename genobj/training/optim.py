@@ -51,7 +51,13 @@ class Optim(Config):
         return self.lr * (self.final + (1 - self.final) * share)
 
 
+@torch.no_grad()
 def global_norm(parameters: Iterable[nn.Parameter], limit: float) -> torch.Tensor:
     """Norm of the whole gradient, before it is clipped to `limit` (0: not clipped); no host synchronisation."""
-    norm = nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf)
+    trained = list(parameters)
+    gradients = [p.grad for p in trained if p.grad is not None]
+    norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    if limit > 0:
+        nn.utils.clip_grads_with_norm_(trained, limit, norm)
     return norm

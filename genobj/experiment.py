@@ -45,7 +45,7 @@ class Pictures(Config):
     every: Annotated[int, Field(gt=0)] = 1000
     """Steps between pictures."""
     count: Annotated[int, Field(gt=0)] = 1000
-    """Points, or images, in each panel."""
+    """Points or images in each panel."""
 
 
 class Experiment(Config):

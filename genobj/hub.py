@@ -52,7 +52,10 @@ def load(folder: Path, weights: str = "ema", device: torch.device | str = "cpu")
         raise ValueError(f"{folder} has no weights {weights!r}; choose from {', '.join(names)}")
     file = f"{names[weights]}.safetensors"
     where = folder if (folder / file).exists() else _newest(folder)
-    model = settings.build()
+    try:
+        model = settings.build()
+    except ValueError as error:
+        raise ValueError(f"{folder / SETTINGS} does not describe a model: {error}") from None
     fill(where / file, model.state_dict())
     return Loaded(model.to(device).eval().requires_grad_(False), settings, names[weights].replace("model", "live"))
 

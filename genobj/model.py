@@ -29,7 +29,7 @@ class Model(nn.Module):
 
     @property
     def has_dropout(self) -> bool:
-        """Whether forwards in training mode draw dropout masks."""
+        """Whether forwards in training mode draw dropout masks (by modules: nothing can see a call of F.dropout)."""
         return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.modules())
 
     def forward(

@@ -12,8 +12,11 @@ from torch import Tensor
 INK, PAPER = "#1f4e79", "#b8b8b8"
 
 
-def compare(panels: Mapping[str, Tensor]) -> Figure:
-    """A panel of samples (n, *shape) per heading; points of the plane lie over those of a panel called 'data'."""
+def compare(panels: Mapping[str, Tensor], columns: int | None = None) -> Figure:
+    """A panel of samples (n, *shape) per heading.
+
+    Points of the plane lie over those of a panel called 'data'; images stand in `columns` (unset: a square).
+    """
     figure = Figure(figsize=(2.6 * len(panels), 2.95), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     behind = panels.get("data")
@@ -23,9 +26,14 @@ def compare(panels: Mapping[str, Tensor]) -> Figure:
         if x.ndim == 2:
             _points(axes, x, behind)
         else:
-            axes.imshow(grid(x).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(grid(x, columns).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_frame_on(False)
     return figure
+
+
+def columns(classes: int) -> int | None:
+    """A column for every class where there are few; else let the grid be square."""
+    return classes if 0 < classes <= 20 else None
 
 
 def _points(axes: Axes, x: Tensor, behind: Tensor | None) -> None:

@@ -5,10 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from genobj import hub
 from genobj.evaluation import Generator, Record, Scorer
 from genobj.experiment import FREE, Experiment
-from genobj.pictures import compare
+from genobj.pictures import columns, compare
 from genobj.training import checkpoint, folder
 from genobj.training.averages import Averages
 from genobj.training.distributed import device_of, prepare, set_threads
@@ -19,8 +22,10 @@ from genobj.types import Network
 
 RUNS = Path("runs")
 """Where runs go if nobody says where."""
-COLUMNS = 64
-"""Images in a panel of samples.png at most; points of the plane are drawn in full."""
+TILES = 100
+"""Images in a panel at most."""
+MANY = 1000
+"""Held-out samples looked through for a row of every class."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +110,28 @@ class Run:
         return self.state.averages.network(self.model), f"ema_{self.experiment.ema.decays[0]:g}"
 
     def _draw(self, name: str) -> Path:
+        """A picture with a panel per nfe beside the data; images of one class stand below each other."""
         training = self.model.training
         self.model.eval()
         net, _ = self._network(self.experiment.evaluation.weights)
-        samples = {}
-        count = self.experiment.pictures.count
-        count = count if len(self.settings.shape) == 1 else min(count, COLUMNS)
         generator = Generator(net, self.settings, self.device)
+        count = self.experiment.pictures.count
+        count = count if len(self.settings.shape) == 1 else min(count, TILES)
+        panels = {"data": self._real(count)}
         for n, sampler in self.experiment.evaluation.samplers(self.settings.horizons).items():
-            samples[f"{n} NFE"] = generator(sampler, count, self.experiment.seed)[0].x
-        figure = compare({"data": self.source.held_out(count, self.experiment.seed).x, **samples})
-        figure.savefig(self.folder / name)
+            panels[f"{n} NFE"] = generator(sampler, count, self.experiment.seed)[0].x
+        compare(panels, columns(self.settings.classes)).savefig(self.folder / name)
         self.model.train(training)
         return self.folder / name
+
+    def _real(self, count: int) -> Tensor:
+        """Held-out samples; labels run through all classes as those of generated samples do."""
+        x, y = self.source.held_out(max(count, MANY), self.experiment.seed)
+        if y is None:
+            return x[:count]
+        rows = [x[y == label][: -(-count // self.settings.classes)] for label in range(self.settings.classes)]
+        shortest = min(len(row) for row in rows)
+        return torch.stack([row[:shortest] for row in rows], dim=1).flatten(0, 1)[:count]
 
     def _finish(self) -> Outcome:
         self.model.eval()

@@ -77,12 +77,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
+def _entry_point(text: str) -> str:
+    """'module:Class' of my_loss, from the text of a pyproject.toml."""
+    tree = tomllib.loads(text)
+    return str(tree["project"]["entry-points"]["genobj.objectives"]["my_loss"])
+
+
+@pytest.fixture
 def _at_the_site(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run there, with `my_loss` as if its package were installed; forget whatever gets registered."""
     monkeypatch.chdir(site)
     before = {name: (registry, registry._known().copy()) for name, registry in FAMILIES.items()}
-    OBJECTIVES.register("my_loss")(runpy.run_path("my-loss/genobj_my_loss.py")["MyLoss"])
+    module, _, cls = _entry_point((site / "my-loss/pyproject.toml").read_text()).partition(":")
+    OBJECTIVES.register("my_loss")(runpy.run_path(f"my-loss/{module}.py")[cls])
     yield
     for registry, targets in before.values():
         registry._targets.clear()
@@ -111,6 +118,7 @@ def test_the_two_runs_of_the_readme_end_with_a_table_and_a_picture(
     assert list(tmp_path.glob("runs/dumo-*/samples.png"))
 
 
+@pytest.mark.usefixtures("_at_the_site")
 @pytest.mark.parametrize("line", _commands())
 def test_command_lines_work(line: str, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = shlex.split(line)[1:]
@@ -118,12 +126,15 @@ def test_command_lines_work(line: str, site: Path, capsys: pytest.CaptureFixture
         words += [] if "--dry-run" in words else ["--dry-run"]
     elif words[0] in ("sample", "evaluate"):
         words += ["--count", "16"]
+    elif words in (["check"], ["new", "objective"]):  # named in the text without their argument
+        words += ["--help"]
     elif words[0] == "new":
         words += ["--out", "another"]
         words = [word.replace("my_loss", "my_other_loss") for word in words]
     assert run(words) == 0, capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_at_the_site")
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python"], ids=lambda b: b.page)
 def test_python_blocks_run_and_what_they_register_keeps_the_contract(block: Block, tmp_path: Path) -> None:
     before = {name: set(registry.names()) for name, registry in FAMILIES.items()}
@@ -141,13 +152,17 @@ def test_the_readme_and_the_manual_show_the_plugin_as_it_is() -> None:
     assert len([line for line in plugin.splitlines() if line.strip()]) <= 15
 
 
+@pytest.mark.usefixtures("_at_the_site")
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "toml"], ids=lambda b: b.page)
-def test_toml_blocks_parse_and_recipes_validate(block: Block) -> None:
+def test_toml_blocks_are_recipes_or_the_entry_point_that_new_writes(block: Block) -> None:
     tree = tomllib.loads(block.text)
-    if "objectives" in tree:
+    if "project" in tree:
+        assert _entry_point(block.text) == _entry_point(Path("my-loss/pyproject.toml").read_text())
+    else:
         Experiment.model_validate(tree)
 
 
+@pytest.mark.usefixtures("_at_the_site")
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_run(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -159,7 +174,7 @@ def test_examples_run(
     runpy.run_path(str(path), run_name="__main__")
     if name == "exact_gaussian.py":
         exact = re.findall(r"(?:fm|jvp|five:|std x z:)\s+(\S+e[+-]\d+)", capsys.readouterr().out)
-        assert len(exact) == 5
+        assert len(exact) == 6
         assert max(map(float, exact)) < 1e-12
 
 
@@ -174,6 +189,7 @@ SETTINGS = [span for span in SPANS if not span.startswith("genobj ") and _experi
 DOTTED = sorted({s for s in SPANS if re.fullmatch(r"[a-z_]+(\.\w+)+", s) and s.split(".")[0] in FIELDS})
 
 
+@pytest.mark.usefixtures("_at_the_site")
 @pytest.mark.parametrize("span", SETTINGS)
 def test_settings_in_the_text_are_valid(span: str) -> None:
     load_plugins(["walk.py"])
@@ -182,9 +198,12 @@ def test_settings_in_the_text_are_valid(span: str) -> None:
     base: dict[str, Any] = {"objectives": "fm,walk"} if "objectives.walk" in span else {}
     if words[0].startswith("times."):
         words = ["times=beta", *words]
+    if "guidance=frozen" in words:
+        words += ["guidance.teacher=runs/digits"]
     resolve(recipe, overrides=words, **base)
 
 
+@pytest.mark.usefixtures("_at_the_site")
 @pytest.mark.parametrize("path", DOTTED)
 def test_settings_named_in_the_text_exist(path: str) -> None:
     load_plugins(["walk.py"])

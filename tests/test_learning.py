@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,24 +101,24 @@ GOLDEN = {
     "dumo-digits": [
         1.68312,
         1.71656,
-        1.68979,
-        1.69733,
-        1.70242,
-        1.75145,
-        1.72104,
-        1.72751,
-        1.63363,
-        1.69674,
-        1.70309,
-        1.73662,
-        1.65295,
-        1.65401,
-        1.63879,
-        1.65558,
-        1.54231,
-        1.62939,
-        1.6035,
-        1.53628,
+        1.68933,
+        1.69615,
+        1.70007,
+        1.74695,
+        1.71299,
+        1.71599,
+        1.61859,
+        1.68017,
+        1.68373,
+        1.70888,
+        1.61576,
+        1.6028,
+        1.58134,
+        1.58666,
+        1.46511,
+        1.53098,
+        1.50276,
+        1.43014,
     ],
 }
 """Losses of the first twenty steps at seed 0. They change only when the mathematics or the order of draws does."""
@@ -213,12 +215,14 @@ class TestLoop:
 
     @pytest.mark.slow
     def test_compiled_training_agrees(self, tmp_path: Path) -> None:
+        """In processes of their own: torch.compile cannot see through the shape checks of this one."""
         losses = []
-        for compiled in (False, True):
-            run = Run(_small(compile=compiled), tmp_path / str(compiled))
-            run.go()
-            lines = (run.folder / "metrics.jsonl").read_text().splitlines()
-            losses.append([json.loads(line)["loss"] for line in lines])
+        for compiled in ("false", "true"):
+            out = tmp_path / compiled
+            command = "train train.steps=5 backbone.width=16 evaluation.count=32 evaluation.reference=32 log.every=1"
+            words = [*command.split(), f"train.compile={compiled}", "--out", str(out)]
+            subprocess.run([sys.executable, "-m", "genobj", *words], check=True, capture_output=True)
+            losses.append([json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()])
         assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 

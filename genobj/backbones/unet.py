@@ -19,7 +19,7 @@ from genobj.registry import UnknownName
 from genobj.types import Labels, Samples, TimeTensor
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"channels": 16, "multipliers": (1, 2, 2), "blocks": (0, 1)},  # 300 thousand parameters
+    "tiny": {"channels": 32, "multipliers": (1, 1), "blocks": (0, 2)},  # 300 thousand parameters
     "cifar10": {  # 55,929,347 parameters with r and without classes, output layer included
         "channels": 128,
         "multipliers": (2, 2, 2),
@@ -37,11 +37,11 @@ class UNet(Backbone):
 
     citations: ClassVar[tuple[str, ...]] = ("song2021sde", "karras2022edm")
 
-    channels: int = Field(16, ge=2, multiple_of=2)
+    channels: int = Field(32, ge=2, multiple_of=2)
     """Channels after the first convolution; widths are multiples of it."""
-    multipliers: tuple[PositiveInt, ...] = Field((1, 2, 2), min_length=1)
+    multipliers: tuple[PositiveInt, ...] = Field((1, 1), min_length=1)
     """Width of each level in units of `channels`, from the full resolution down; each level halves the sides."""
-    blocks: tuple[NonNegativeInt, ...] = Field((0, 1), min_length=1)
+    blocks: tuple[NonNegativeInt, ...] = Field((0, 2), min_length=1)
     """Residual blocks per level of the encoder, one more in the decoder; the last number holds for further levels."""
     attention: tuple[PositiveInt, ...] = ()
     """Image heights at which the encoder's blocks and the decoder's last block attend; the middle always does."""
@@ -196,7 +196,7 @@ class Block(nn.Module):
         taps: tuple[int, ...] = (1, 1),
     ):
         super().__init__()
-        self.dropout, self.attends = dropout, attends
+        self.dropout, self.attends = nn.Dropout(dropout), attends  # a module: see Model.has_dropout
         self.norm0, self.norm1 = _norm(inputs), _norm(outputs)
         self.conv0 = _xavier(Conv(inputs, outputs, 3, resample, taps))
         self.affine = _xavier(nn.Linear(condition, outputs))
@@ -213,7 +213,7 @@ class Block(nn.Module):
         """(b, inputs, h, w) -> (b, outputs, h', w'); sums are scaled to keep the variance."""
         x, condition = features
         hidden = self.conv0(F.silu(self.norm0(x))) + self.affine(condition)[:, :, None, None]
-        hidden = F.dropout(F.silu(self.norm1(hidden)), self.dropout, self.training)
+        hidden = self.dropout(F.silu(self.norm1(hidden)))
         x = (self.conv1(hidden) + self.skip(x)) * math.sqrt(0.5)
         if self.attends:
             x = (self._attend(self.norm2(x)) + x) * math.sqrt(0.5)

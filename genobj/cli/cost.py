@@ -50,7 +50,7 @@ def report(experiment: "Experiment", *, as_json: bool = False) -> None:
     typer.echo(f"memory       about {_bytes(memory['total'])}  ({parts})")
 
 
-def _bytes(size: float) -> str:
+def _bytes(size: float | int) -> str:
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.0f} {unit}"

@@ -56,16 +56,16 @@ def command(
     drawn = {f"{cost} NFE": batch for batch, cost in (generate(one, count, seed, y) for one in samplers)}
     name = "_".join(heading.removesuffix(" NFE") for heading in drawn)
     out = out or run / "samples" / f"nfe_{name}.png"
-    _write(out, drawn)
+    _write(out, drawn, loaded.settings.classes if label is None else 0)
     typer.echo(f"{count} samples ({', '.join(drawn)}, weights {loaded.weights}): {out}")
 
 
-def _write(out: Path, drawn: "dict[str, Batch]") -> None:
+def _write(out: Path, drawn: "dict[str, Batch]", classes: int) -> None:
     """A picture with a panel per nfe, or the numbers of a single nfe."""
     if out.suffix == ".png":
-        from genobj.pictures import compare
+        from genobj.pictures import columns, compare
 
-        return compare({heading: batch.x for heading, batch in drawn.items()}).savefig(out)
+        return compare({heading: batch.x for heading, batch in drawn.items()}, columns(classes)).savefig(out)
     if len(drawn) > 1:
         raise ValueError(f"--out {out} holds samples of one --nfe; type one number, or a .png file")
     import numpy as np

@@ -45,8 +45,9 @@ class Config(BaseModel):
             for key, value in data.items():  # pydantic would read true as 1
                 kind = cls.model_fields[key].annotation
                 if isinstance(value, bool) and kind is not bool and bool not in get_args(kind):
-                    message = f"{key}: true and false do not fit here; type a value such as {_example(cls, key)}"
-                    raise PydanticCustomError("no_boolean", "{message}", {"message": message})
+                    default = repr(cls.model_fields[key].default)
+                    message = f"true and false do not fit here; the default is {default}"
+                    raise PydanticCustomError("part", "invalid settings", {"problems": [(key, message)]})
         return data
 
 
@@ -110,11 +111,6 @@ def _settings_class(registry: "Registry[Any]", name: str) -> type[Config]:
     return cls
 
 
-def _example(cls: type[Config], key: str) -> str:
-    default = cls.model_fields[key].default
-    return f"{key}={default!r}" if isinstance(default, int | float | str) else f"{key}=..."
-
-
 def named(registry: "Registry[Any]", table: Any) -> Any:
     """In [objectives.fm] the key names the instance; it is the kind as well unless `kind` says otherwise.
 
@@ -142,7 +138,7 @@ def problems(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 def _sentence(mistake: Any, context: Mapping[str, Any]) -> str:
     message, got = mistake["msg"].removeprefix("Value error, "), mistake.get("input")
-    if mistake["type"] in ("unknown_key", "unknown_name", "no_boolean", "value_error"):
+    if mistake["type"] in ("unknown_key", "unknown_name", "value_error"):
         return message
     if mistake["type"] in ("model_type", "dict_type"):
         return f"this is a table of settings, got {reprlib.repr(got)}"

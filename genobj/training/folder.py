@@ -33,7 +33,7 @@ def create(path: Path, tree: Mapping[str, Any]) -> Path:
 
 
 def free(parent: Path, name: str) -> Path:
-    """A new empty folder: parent/name, or parent/name-2, -3, ... if that is taken (by another process just now, too)."""
+    """A new empty folder: parent/name, or -2, -3, ... if that is taken, be it by another process just now."""
     path, number = parent / name, 1
     parent.mkdir(parents=True, exist_ok=True)
     while True:

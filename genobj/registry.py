@@ -101,6 +101,8 @@ class Registry(Generic[T]):
 
         def add(cls: type[T]) -> type[T]:
             known, source = self._known(), f"{cls.__module__}.{cls.__qualname__}"
+            if name in known and known[name].value == f"{cls.__module__}:{cls.__qualname__}":
+                return cls  # imported just now by its own entry point
             if name in known:
                 raise ValueError(self._taken(name, known[name].source, source))
             self._targets[name] = _Target(cls, source)

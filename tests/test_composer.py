@@ -170,6 +170,24 @@ class TestGuidance:
         changed = (composer.guided(draw, passes).v_t != draw.v_path).any(1)
         assert changed.tolist() == [False, True, True, True, False]
 
+    def test_its_fixed_point_is_classifier_free_guidance_of_scale_one_over_one_minus_zeta(self) -> None:
+        """If the head already says v_null + w (v_true - v_null), the guided target's mean is what the head says."""
+        zeta = 0.55
+        w, v_true, v_null = 1 / (1 - zeta), 1.0, -0.4
+
+        class Fixed(Recording):
+            def __call__(self, x_t: Tensor, t: Tensor, *, r: Any = None, y: Any = None) -> dict[str, Tensor]:
+                given = torch.full_like(x_t, v_null + w * (v_true - v_null))
+                return {"v": torch.where(y[:, None] == 10, torch.full_like(x_t, v_null), given)}
+
+        x, t, y = torch.randn(6, 2), torch.rand(6), torch.arange(6)
+        v = torch.full_like(x, v_true)
+        passes = StepPasses({"online": Fixed()}, 6)
+        draw = Draw(x, x, t, torch.zeros_like(t), x, v, v, y, torch.zeros(6, dtype=torch.bool))
+        passes.main(Point(draw.x_t, draw.t, draw.r, draw.y))
+        guided = SelfGuidance(zeta=zeta).velocity(draw, passes, 10)
+        assert torch.allclose(guided, torch.full_like(x, v_null + w * (v_true - v_null)))
+
     def test_guidance_needs_labels(self) -> None:
         with pytest.raises(ValueError, match="labelled data"):
             Composer(Linear(), Uniform(), Below(), {"fm": OBJECTIVES.get("fm")()}, SelfGuidance(zeta=0.5))

@@ -1,6 +1,7 @@
 """The genobj command: one file per subcommand, heavy imports inside them, mistakes answered in a line or two."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code and never raises for a user's mistake."""
     command = typer.main.get_command(app)
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")  # torch's own, at its first forward mode
     try:
         return (
             command.main(list(sys.argv[1:] if arguments is None else arguments), "genobj", standalone_mode=False) or 0

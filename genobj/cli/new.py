@@ -17,9 +17,11 @@ from typing import ClassVar
 
 from genobj.derivatives import Derivative
 from genobj.objectives.base import Regression
+from genobj.parts import OBJECTIVES
 from genobj.types import Draw, Horizon, Passes, Samples, over
 
 
+@OBJECTIVES.register("{name}")
 class {cls}(Regression):
     """{title}: one line for genobj list."""
 

@@ -135,7 +135,8 @@ def _pair(layers: Layers, heads: list[str] | None, objectives: list[str] | None)
         free = [head for head in heads or [] if head not in [taken for _, taken in pairs]]
         waiting = [name for name, head in pairs if not head]
         if heads is not None and len(free) < len(waiting):
-            enough = ",".join([*heads, *(_usual_head(name, old) for name in waiting[len(free) :])])
+            usual = {name: _usual_head(name, old) for name in waiting[len(free) :]}
+            enough = ",".join([*heads, *(f"{name}_head" if h in heads else h for name, h in usual.items())])
             few = f"{len(heads)} head{'s' * (len(heads) > 1)}"
             raise ValueError(f"{len(objectives)} objectives but {few}; type --heads {enough}")
         layers.replace("objectives", {name: old.get(name, {}) for name, _ in pairs}, "--objectives")

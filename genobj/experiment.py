@@ -132,8 +132,8 @@ class Experiment(Config):
             )
         if self.guidance.active:
             velocity_head(self.horizons)
-        if isinstance(self.guidance, FrozenGuidance) and self.guidance.active and not self.guidance.teacher:
-            raise ValueError("guidance.teacher: frozen guidance needs a teacher; type guidance.teacher=runs/NAME")
+            if refusal := self.guidance.refusal(label_drop=self.label_drop):
+                raise ValueError(f"guidance={GUIDANCE.name_of(type(self.guidance))}: {refusal}")
         for sampler in self.evaluation.samplers(self.horizons).values():
             if sampler.guidance != 1 and not self.data.classes:
                 raise ValueError("evaluation.sampler.guidance needs labelled data; type evaluation.sampler.guidance=1")

@@ -8,6 +8,7 @@ import torch
 from genobj.data.base import Batch, Data
 from genobj.data.table import Table, take
 
+
 class Digits(Data):
     """Handwritten digits of scikit-learn: 1,797 grey 8 x 8 images in ten classes, no download."""
 

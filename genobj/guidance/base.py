@@ -36,6 +36,10 @@ class Guidance(Config, abc.ABC):
         """Networks that this uses besides the live one."""
         return frozenset()
 
+    def refusal(self, *, label_drop: float) -> str | None:
+        """Why this cannot guide a run that drops this share of labels (with what to type instead), or None."""
+        return None
+
     @abc.abstractmethod
     def velocity(self, draw: Draw, passes: Passes, null: int) -> Samples:
         """Guided velocity of every sample; `null` is the label of no condition."""

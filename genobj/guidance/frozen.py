@@ -34,6 +34,10 @@ class FrozenGuidance(Guidance):
         """The teacher."""
         return frozenset({"frozen"})
 
+    def refusal(self, *, label_drop: float) -> str | None:
+        """A teacher has to be named."""
+        return None if self.teacher else "it needs a teacher; type guidance.teacher=runs/NAME"
+
     def velocity(self, draw: Draw, passes: Passes, null: int) -> Samples:
         """Two gradient-free passes of the teacher."""
         unlabelled = passes.remember("null label", lambda: torch.full_like(draw.t, null, dtype=torch.long))

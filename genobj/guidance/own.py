@@ -36,6 +36,10 @@ class SelfGuidance(Guidance):
         """The average, if it is asked for."""
         return frozenset({self.weights})
 
+    def refusal(self, *, label_drop: float) -> str | None:
+        """The null label has to be trained."""
+        return None if label_drop else "label_drop=0 never trains the null label that it needs; type label_drop=0.1"
+
     def velocity(self, draw: Draw, passes: Passes, null: int) -> Samples:
         """DuMo Alg. 1, line 9."""
         unlabelled = passes.remember("null label", lambda: torch.full_like(draw.t, null, dtype=torch.long))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from genobj.config.base import Config
@@ -18,6 +18,13 @@ class EMA(Config):
     """One average per decay; the first is the one that samples and that objectives may use."""
     warmup: bool = True
     """Lower the decay to (1 + n) / (10 + n) after n steps while that is smaller: short runs forget their start."""
+
+    @field_validator("decays")
+    @classmethod
+    def _distinct(cls, decays: tuple[float, ...]) -> tuple[float, ...]:
+        if len({f"{decay:g}" for decay in decays}) < len(decays):
+            raise ValueError("decays that agree to six digits would share a file; type different ones")
+        return decays
 
 
 class Averages:

@@ -133,7 +133,7 @@ class Experiment(Config):
         if self.guidance.active:
             velocity_head(self.horizons)
             if refusal := self.guidance.refusal(label_drop=self.label_drop):
-                raise ValueError(f"guidance={GUIDANCE.name_of(type(self.guidance))}: {refusal}")
+                raise ValueError(f"guidance: {refusal}")
         for sampler in self.evaluation.samplers(self.horizons).values():
             if sampler.guidance != 1 and not self.data.classes:
                 raise ValueError("evaluation.sampler.guidance needs labelled data; type evaluation.sampler.guidance=1")

@@ -36,7 +36,7 @@ class FrozenGuidance(Guidance):
 
     def refusal(self, *, label_drop: float) -> str | None:
         """A teacher has to be named."""
-        return None if self.teacher else "it needs a teacher; type guidance.teacher=runs/NAME"
+        return None if self.teacher else "frozen guidance needs a teacher; type guidance.teacher=runs/NAME"
 
     def velocity(self, draw: Draw, passes: Passes, null: int) -> Samples:
         """Two gradient-free passes of the teacher."""

@@ -38,7 +38,7 @@ class SelfGuidance(Guidance):
 
     def refusal(self, *, label_drop: float) -> str | None:
         """The null label has to be trained."""
-        return None if label_drop else "label_drop=0 never trains the null label that it needs; type label_drop=0.1"
+        return None if label_drop else "self guidance needs the null label, which label_drop=0 never trains; type label_drop=0.1"
 
     def velocity(self, draw: Draw, passes: Passes, null: int) -> Samples:
         """DuMo Alg. 1, line 9."""

@@ -2,9 +2,9 @@
 
     python benchmarks/loop_overhead.py [--rounds 15]
 
-Everything is timed in one process on one thread; a round times both sides one after the other, and the ratio is that
-of the medians over rounds. The loop's side does all a run does between two log lines: data, draws, guidance (none
-here), targets, backward, gradient norm, AdamW, average, health.
+Everything is timed in one process on one thread, in CPU time since other processes share the machine; a round times
+both sides one after the other, and the ratio is that of the medians over rounds. The loop's side does all a run does
+between two log lines: data, draws, guidance (none here), targets, backward, gradient norm, AdamW, average, health.
 """
 
 import argparse
@@ -38,10 +38,10 @@ def measure(name: str, rounds: int = 11) -> float:
     times: dict[str, list[float]] = {"loop": [], "raw": []}
     for number in range(rounds + 1):
         for side, run in (("loop", loop), ("raw", raw)):
-            start = time.perf_counter()
+            start = time.process_time()
             run()
             if number:  # the first round warms up
-                times[side].append(time.perf_counter() - start)
+                times[side].append(time.process_time() - start)
     return statistics.median(times["loop"]) / statistics.median(times["raw"])
 
 

@@ -26,7 +26,8 @@ def _parts(value: Any) -> Iterator[Config]:
     if isinstance(value, Config):
         yield value
         for field in type(value).model_fields:
-            yield from _parts(getattr(value, field))
+            if field not in value.idle:
+                yield from _parts(getattr(value, field))
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from _parts(item)

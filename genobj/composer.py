@@ -1,6 +1,7 @@
 """One draw, one forward with gradients, N objectives (DuMo Alg. 1)."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import reduce
 from typing import NamedTuple
 
@@ -33,7 +34,8 @@ class Composer:
     """Weighted sum of objectives on one shared draw and one shared forward.
 
     classes: number of labels, 0 for none; label_drop: probability that a label becomes the null label `classes`;
-    shared_masks: whether the network has dropout, whose masks all passes of a step then share.
+    shared_masks: whether the network has dropout, whose masks all passes of a step then share;
+    low: whether the forward with gradients runs under bf16 autocast.
     Raises ValueError if the objectives contradict each other or the guidance.
     """
 
@@ -48,9 +50,10 @@ class Composer:
         classes: int = 0,
         label_drop: float = 0.0,
         shared_masks: bool = False,
+        low: bool = False,
     ):
         self.path, self.times, self.pairs, self.objectives, self.guidance = path, times, pairs, objectives, guidance
-        self.classes, self.label_drop, self.shared_masks = classes, label_drop, shared_masks
+        self.classes, self.label_drop, self.shared_masks, self.low = classes, label_drop, shared_masks, low
         self.horizons = horizons(objectives)
         if guidance.active and not classes:
             raise ValueError("guidance needs labelled data; type guidance=none, or choose data with labels (digits)")
@@ -89,13 +92,17 @@ class Composer:
     def loss(self, networks: Networks, draw: Draw) -> Loss:
         """Alg. 1, lines 7 to 12, on a given draw."""
         masks = Masks(draw.x_t.device) if self.shared_masks else None
-        passes = StepPasses(networks, len(draw.x_t), masks)
-        out = passes.main(Point(draw.x_t, draw.t, draw.r, draw.y))
-        with torch.no_grad():
-            draw = self.guided(draw, passes)
-        terms = {name: objective.loss(out, draw, passes).mean() for name, objective in self.objectives.items()}
+        passes = StepPasses(networks, len(draw.x_t), masks, low=self.low)
+        with torch.autocast(draw.x_t.device.type, torch.bfloat16) if self._autocast(draw.x_t) else nullcontext():
+            out = passes.main(Point(draw.x_t, draw.t, draw.r, draw.y))
+            with torch.no_grad():
+                draw = self.guided(draw, passes)
+            terms = {name: objective.loss(out, draw, passes).mean() for name, objective in self.objectives.items()}
         total = reduce(torch.add, [self.objectives[name].weight * term for name, term in terms.items()])
         return Loss(total, {name: term.detach() for name, term in terms.items()}, passes.count)
+
+    def _autocast(self, x: Samples) -> bool:
+        return self.low and torch.amp.is_autocast_available(x.device.type)
 
     def guided(self, draw: Draw, passes: StepPasses) -> Draw:
         """The draw with line 9's velocity where guidance holds: kept labels, times in the interval."""

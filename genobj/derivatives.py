@@ -30,7 +30,7 @@ class Derivative(Config):
     precision: Literal["float32", "autocast"] = "float32"
     """Precision of the passes: a difference amplifies rounding by 1 / (2 step)."""
     weights: Literal["online", "ema"] = "online"
-    """Network that is differentiated (theta^-): the live one or its average, which diverges on toys."""
+    """Network that is differentiated (theta^-): the live one or its average, which lags behind and is worse on toys."""
 
     def refusal(self, *, guided: bool) -> str | None:
         """Why this cannot be used, or None."""
@@ -45,7 +45,7 @@ class Derivative(Config):
         if self.method == "jvp":
             return passes.tangent(here, velocity, head, self.weights)
         ahead, behind = passes.remember(
-            ("along", self.method, self.direction, self.step), lambda: self._ends(here, velocity)
+            ("along", self.method, self.step), lambda: self._ends(here, velocity), *here, velocity
         )
         out = passes(ahead, behind, weights=self.weights, precise=self.precision == "float32")
         return (out[0][head] - out[1][head]) / over(ahead.t - behind.t, draw.x_t)

@@ -22,7 +22,7 @@ from genobj.types import Horizon, Network
 Positive = Annotated[int, Field(gt=0)]
 Evaluations = Annotated[int, Field(gt=0, le=10_000)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
-START, FRESH, FLOOR = 0, 1, 2  # streams of random numbers: z, re-noising, the floor's own draws
+START, FRESH = 0, 1  # streams of random numbers: z, re-noising
 PREFERRED = ("mmd", "sliced_w2", "frechet", "accuracy")
 """Metrics taken if none is named, where they fit the data."""
 
@@ -76,11 +76,17 @@ class Record:
     """One measured number and everything needed to read it."""
 
     metric: str
+    """Name of the metric in the settings."""
+    kind: str
+    """Its registered name."""
     value: float
     floor: float
-    """The same metric between held-out and reference data: what a perfect model would get."""
+    """The same metric between other real data (`floor_n` of them) and the reference, for scale."""
+    floor_n: int
     nfe: int
     sampler: str
+    settings: dict[str, Any]
+    """Settings of the sampler that are not its defaults."""
     weights: str
     n: int
     reference: int
@@ -115,6 +121,7 @@ class Generator:
                 y,
                 path=self.settings.path,
                 null=self.settings.classes or None,
+                keep=False,
                 noise=lambda i, first=first, size=size: self._noise(first, size, seed, FRESH, i),
             )
             parts.append(walk.samples.cpu())
@@ -138,10 +145,14 @@ class Scorer:
         return self.source.reference(self.settings.reference, self.settings.seed)
 
     @cached_property
+    def other(self) -> Batch:
+        """Held-out samples, as many as are generated or as there are; digits has them in its reference, too."""
+        return self.source.held_out(self.settings.count, self.settings.seed)
+
+    @cached_property
     def floors(self) -> dict[str, float]:
-        """Every metric between other held-out data and the reference."""
-        real = self.source.held_out(self.settings.count, self.settings.seed + FLOOR)
-        return {name: metric(real, self.reference, self.settings.seed) for name, metric in self.metrics.items()}
+        """Every metric between held-out data and the reference."""
+        return {name: metric(self.other, self.reference, self.settings.seed) for name, metric in self.metrics.items()}
 
     def __call__(self, generator: Generator, weights: str) -> list[Record]:
         """A record for every nfe of the settings and every metric."""
@@ -155,11 +166,14 @@ class Scorer:
             for name, metric in self.metrics.items():
                 records.append(
                     Record(
-                        metric=METRICS.name_of(type(metric)),
+                        metric=name,
+                        kind=METRICS.name_of(type(metric)),
                         value=metric(samples, self.reference, self.settings.seed),
                         floor=self.floors[name],
+                        floor_n=len(self.other.x),
                         nfe=nfe,
                         sampler=SAMPLERS.name_of(type(sampler)),
+                        settings=sampler.model_dump(mode="json", exclude_defaults=True),
                         weights=weights,
                         n=len(samples.x),
                         reference=len(self.reference.x),

@@ -123,7 +123,8 @@ class Experiment(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Experiment":
-        self.composer()
+        if "frozen" in self.composer().networks and not isinstance(self.guidance, FrozenGuidance):
+            raise ValueError("an objective needs a frozen teacher; type guidance=frozen guidance.teacher=runs/NAME")
         if taken := self.objectives.keys() & COLUMNS:
             raise ValueError(f"objectives.{min(taken)}: metrics.jsonl has a column of this name; choose another")
         if self.train.micro_batch and self.train.batch % self.train.micro_batch:
@@ -137,6 +138,8 @@ class Experiment(Config):
         for sampler in self.evaluation.samplers(self.horizons).values():
             if sampler.guidance != 1 and not self.data.classes:
                 raise ValueError("evaluation.sampler.guidance needs labelled data; type evaluation.sampler.guidance=1")
+            if sampler.guidance != 1 and not self.label_drop:
+                raise ValueError("evaluation.sampler.guidance needs the null label; type label_drop=0.1")
         self.evaluation.chosen_metrics(self.data)
         return self
 
@@ -145,6 +148,12 @@ class Experiment(Config):
         """Horizon of every head, in the order of `heads`."""
         found = horizons(self.objectives)
         return {name: found[name] for name in self.heads}
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """The law of r, where no head sees r; the share of dropped labels, where there are none."""
+        unused = {"pairs": "interval" not in self.horizons.values(), "label_drop": not self.data.classes}
+        return frozenset(name for name, is_unused in unused.items() if is_unused)
 
     def tree(self) -> dict[str, Any]:
         """Plain values that validate to an equal experiment."""
@@ -180,6 +189,7 @@ class Experiment(Config):
             classes=self.data.classes,
             label_drop=self.label_drop,
             shared_masks=shared_masks,
+            low=self.train.precision == "bf16",
         )
 
     def teacher(self, device: Any) -> dict[Weights, TrainedNetwork]:
@@ -191,5 +201,8 @@ class Experiment(Config):
             made = f"{loaded.settings.shape} with {loaded.settings.classes} classes"
             wanted = f"{self.data.shape} with {self.data.classes}"
             raise ValueError(f"guidance.teacher: {self.guidance.teacher} was trained on {made}, the data is {wanted}")
+        if loaded.settings.path != self.path:
+            name = PATHS.name_of(type(loaded.settings.path))
+            raise ValueError(f"guidance.teacher: {self.guidance.teacher} was trained on another path; type path={name}")
         velocity_head(loaded.model.horizons)
         return {"frozen": loaded.model}

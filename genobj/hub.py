@@ -68,8 +68,9 @@ def _settings(folder: Path) -> tuple[ModelSettings, list[float]]:
             raise ValueError("it names no average")
         return settings, decays
     except FileNotFoundError:
-        hint = "; `genobj train` makes runs" if not folder.exists() else ""
-        raise ValueError(f"{folder} is not a run folder: it has no {SETTINGS}{hint}") from None
+        if not folder.exists():
+            raise ValueError(f"there is no {folder} here; type a run's folder (`genobj train` makes runs)") from None
+        raise ValueError(f"{folder} is not a run folder: it has no {SETTINGS}") from None
     except ValidationError as error:
         where, message = next(problems(error))
         raise ValueError(f"{folder / SETTINGS} does not describe a model: {where}: {message}") from None

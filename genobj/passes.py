@@ -1,7 +1,7 @@
 """The gradient-free evaluations of one training step: memoised, batched, counted (DESIGN.md section 6)."""
 
-from collections.abc import Callable, Hashable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -46,13 +46,21 @@ class StepPasses:
     networks: the live network ("online") and, where needed, its average ("ema") and a teacher ("frozen").
     masks: state of the random number generators before the main forward if dropout is on; every pass starts from it,
     so that all evaluations of a step share their dropout masks (and none are batched together).
+    low: whether networks run in low precision unless a pass is asked to be precise.
     """
 
-    def __init__(self, networks: Mapping[Weights, TrainedNetwork], batch: int, masks: "Masks | None" = None):
-        self.networks, self.batch, self.masks = networks, batch, masks
+    def __init__(
+        self,
+        networks: Mapping[Weights, TrainedNetwork],
+        batch: int,
+        masks: "Masks | None" = None,
+        *,
+        low: bool = False,
+    ):
+        self.networks, self.batch, self.masks, self.low = networks, batch, masks, low
         self._rows = {"with_gradient": 0, "without_gradient": 0, "tangent": 0}
         self._known: list[_Known] = []
-        self._memory: dict[Hashable, Any] = {}
+        self._memory: dict[Hashable, list[tuple[tuple[object, ...], Any]]] = {}
 
     @property
     def count(self) -> Count:
@@ -62,14 +70,16 @@ class StepPasses:
     def main(self, point: Point) -> Outputs:
         """The one forward with gradients; its detached outputs are known from here on."""
         out = {head: _full(value) for head, value in self._call("online", point).items()}
-        precise = not _low(point.x_t)
-        self._known.append(_Known(point, "online", precise, {head: value.detach() for head, value in out.items()}))
+        self._known.append(_Known(point, "online", not self.low, {head: value.detach() for head, value in out.items()}))
         self._rows["with_gradient"] += len(point.x_t)
         return out
 
     def __call__(self, *points: Point, weights: Weights = "online", precise: bool = False) -> list[Outputs]:
         """See types.Passes."""
-        missing = [p for p in points if self._find(p, weights, precise) is None]
+        missing: list[Point] = []
+        for p in points:
+            if self._find(p, weights, precise) is None and not any(_same(p, other, r=True) for other in missing):
+                missing.append(p)
         if missing:
             for group in [[p] for p in missing] if self.masks else [missing]:
                 self._run(group, weights, precise)
@@ -88,14 +98,17 @@ class StepPasses:
 
     def tangent(self, point: Point, direction: Samples, head: str, weights: Weights = "online") -> Samples:
         """See types.Passes."""
-        key = ("tangent", id(point.x_t), id(point.t), id(point.r), id(point.y), id(direction), weights)
-        return self.remember(key, lambda: self._tangent(point, direction, weights))[head]
+        out = self.remember(("tangent", weights), lambda: self._tangent(point, direction, weights), *point, direction)
+        return out[head]
 
-    def remember(self, key: Hashable, make: Callable[[], T]) -> T:
+    def remember(self, key: Hashable, make: Callable[[], T], *of: object) -> T:
         """See types.Passes."""
-        if key not in self._memory:
-            self._memory[key] = make()
-        return self._memory[key]
+        made = self._memory.setdefault(key, [])
+        for known, value in made:
+            if len(known) == len(of) and all(a is b for a, b in zip(known, of, strict=True)):
+                return value
+        made.append((of, make()))
+        return made[-1][1]
 
     def _find(self, point: Point, weights: Weights, precise: bool) -> Outputs | None:
         r = bool(self.networks[weights].sees_r)
@@ -106,9 +119,9 @@ class StepPasses:
 
     def _run(self, points: list[Point], weights: Weights, precise: bool) -> None:
         joined = points[0] if len(points) == 1 else _join(points)
+        precise = precise or not self.low
         with torch.no_grad(), _precision(joined.x_t, precise):
             out = {head: _full(value) for head, value in self._call(weights, joined).items()}
-            precise = not _low(joined.x_t)
         sizes = [len(p.x_t) for p in points]
         parts = {head: value.split(sizes) for head, value in out.items()}
         for i, point in enumerate(points):
@@ -179,10 +192,20 @@ def _full(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
 
 
-def _low(x: Tensor) -> bool:
-    """Whether a network on x's device runs in low precision now (the meta device knows no autocast)."""
-    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
-
-
-def _precision(x: Tensor, precise: bool) -> Any:
-    return torch.autocast(x.device.type, enabled=False) if precise and _low(x) else nullcontext()
+@contextmanager
+def _precision(x: Tensor, precise: bool) -> Iterator[None]:
+    """Full float32 where asked for: no autocast, and on GPUs no TF32, which convolutions use by default."""
+    if not precise:
+        yield
+        return
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, convolution.allow_tf32
+    try:
+        if x.is_cuda:
+            matmul.allow_tf32 = False
+            convolution.allow_tf32 = False  # pyright: ignore[reportAttributeAccessIssue]
+        with torch.autocast(x.device.type, enabled=False) if x.device.type in ("cpu", "cuda") else nullcontext():
+            yield
+    finally:
+        if x.is_cuda:
+            matmul.allow_tf32, convolution.allow_tf32 = before  # pyright: ignore[reportAttributeAccessIssue]

@@ -19,15 +19,15 @@ def compare(panels: Mapping[str, Tensor], columns: int | None = None) -> Figure:
     """
     figure = Figure(figsize=(2.6 * len(panels), 2.95), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    behind = panels.get("data")
+    data = panels.get("data")
     for axes, (heading, x) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axes.set_title(heading, fontsize=11)
         axes.set(xticks=[], yticks=[])
-        if x.ndim == 2:
-            _points(axes, x, behind)
-        else:
+        if x.ndim == 4:
             axes.imshow(grid(x, columns).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_frame_on(False)
+        else:
+            _points(axes, x if data is None else data, None if x is data or data is None else x)
     return figure
 
 
@@ -36,19 +36,25 @@ def columns(classes: int) -> int | None:
     return classes if 0 < classes <= 20 else None
 
 
-def _points(axes: Axes, x: Tensor, behind: Tensor | None) -> None:
-    limit = 1.15 * (x if behind is None else behind).abs().quantile(0.999).item()
-    if behind is not None:
-        axes.scatter(*behind.T.numpy(), s=3, c=PAPER, alpha=0.5, linewidths=0)
-    if x is not behind:
-        axes.scatter(*x.T.numpy(), s=3, c=INK, alpha=0.5, linewidths=0)
+def _points(axes: Axes, first: Tensor, over: Tensor | None) -> None:
+    """Points in grey and others over them; of vectors the first two coordinates."""
+    limit = 1.15 * first.abs().quantile(0.999).item()
+    for x, color in ((first, PAPER), (over, INK)):
+        if x is not None:
+            axes.scatter(*_plane(x).T.numpy(), s=3, c=color, alpha=0.5, linewidths=0)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
 
 
+def _plane(x: Tensor) -> Tensor:
+    """(n, 2): the first two numbers of every sample, the second zero where there is only one."""
+    flat = x.flatten(1)
+    return torch.nn.functional.pad(flat, (0, max(2 - flat.shape[1], 0)))[:, :2]
+
+
 def grid(x: Tensor, columns: int | None = None) -> Tensor:
-    """(n, C, H, W) in [-1, 1] as one image in [0, 1]: (rows H, columns W) for one channel, else (..., 3)."""
+    """(n, C, H, W) in [-1, 1] as one image in [0, 1]: (rows H, columns W), with the first three channels (..., 3)."""
     columns = columns or math.ceil(math.sqrt(len(x)))
-    x = (x[:, :3].float().cpu().clamp(-1, 1) + 1) / 2
+    x = (x[:, : 3 if x.shape[1] >= 3 else 1].float().cpu().clamp(-1, 1) + 1) / 2
     x = torch.nn.functional.pad(x, (1, 1, 1, 1), value=1.0)
     blank = x.new_ones(-len(x) % columns, *x.shape[1:])
     tiles = torch.cat([x, blank]).unflatten(0, (-1, columns))

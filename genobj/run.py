@@ -1,9 +1,13 @@
 """Start or resume an experiment in a folder: assemble, train, save, evaluate, draw."""
 
 import json
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +41,32 @@ class Outcome:
     picture: Path
 
 
+class Stopped(RuntimeError):
+    """The run was asked to stop (Ctrl-C, SIGTERM) and saved its state."""
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM are put into; a second one ends the process as usual."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _: object) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Run:
     """One experiment in one folder.
 
@@ -47,12 +77,12 @@ class Run:
 
     def __init__(self, experiment: Experiment, path: Path | None = None, *, resume: bool = False):
         self.experiment = experiment
-        self.device = device_of(experiment.train)
+        self.device = device_of(experiment.train.device)
         self.teacher = experiment.teacher(self.device)
         self.settings = experiment.model_settings()
         self.source = experiment.data.open()
         self.model = self.settings.build(experiment.seed).to(self.device).train()
-        set_threads(experiment.train, self.model)
+        set_threads(experiment.train.threads, self.model)
         if experiment.log.tensorboard:
             writer()
         self.state = State(
@@ -66,6 +96,7 @@ class Run:
         else:
             tree = experiment.tree()
             self.folder = folder.create(path or folder.free(RUNS, experiment.run_name()), tree)
+            folder.keep_plugins(self.folder, experiment.plugins)
         hub.describe(self.folder, self.settings, experiment.ema.decays)
         folder.cut_log(self.folder / "metrics.jsonl", self.state.step)
 
@@ -75,11 +106,13 @@ class Run:
         logger = Logger(self.folder, e.log, show)
         hooks = [
             Hook(e.log.every, logger, means=True),
-            Hook(e.pictures.every, lambda state, _: self._draw(f"samples/step_{state.step:08d}.png")),
             Hook(e.checkpoint.every, lambda state, _: checkpoint.save(self.folder, state, e.checkpoint.keep)),
+            Hook(e.pictures.every, lambda state, _: self._draw(f"samples/step_{state.step:08d}.png")),
         ]
         try:
-            train(state, self.step_module(), self.source, e.train, e.optim, e.seed, hooks)
+            with stop_requests() as asked:
+                hooks.append(Hook(1, lambda state, _: self._stop(state) if asked else None))
+                train(state, self.step_module(), self.source, e.train, e.optim, e.seed, hooks)
         finally:
             logger.close()
         hub.export(self.folder, state)
@@ -91,7 +124,12 @@ class Run:
         others = dict(self.teacher)
         if "ema" in composer.networks:
             others["ema"] = self.state.averages.network(self.model)
-        return prepare(StepModule(self.model, others, composer, self.experiment.train.precision), self.experiment.train)
+        return prepare(StepModule(self.model, others, composer), self.experiment.train)
+
+    def _stop(self, state: State) -> None:
+        """Save between two steps and leave."""
+        checkpoint.save(self.folder, state, self.experiment.checkpoint.keep)
+        raise Stopped(f"stopped after step {state.step}; go on with: genobj train --resume {self.folder}")
 
     def _go_on(self, path: Path) -> None:
         """Put the newest checkpoint, if there is one, into the state."""

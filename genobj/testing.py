@@ -105,7 +105,16 @@ def _objective(part: Objective) -> None:
     composer, model = plan.composer(), _perturbed(plan.model_settings().build())
     draw = composer.draw(torch.randn(16, 2), None, torch.Generator().manual_seed(0))
     networks: dict[Weights, TrainedNetwork] = dict.fromkeys(composer.networks, model)
+    rows = [0, 0]  # without and with gradients
+
+    def count(_: Any, inputs: tuple[Tensor, ...], __: Any) -> None:
+        rows[torch.is_grad_enabled()] += len(inputs[0])
+
+    watch = model.register_forward_hook(count)
     loss = composer.loss(networks, draw)
+    watch.remove()
+    plain = loss.passes.without_gradient + loss.passes.tangent
+    assert [row / 16 for row in rows] == [plain, loss.passes.with_gradient], f"{rows} rows ran, {loss.passes} were told"
     assert all(term.isfinite() for term in loss.terms.values()), "the loss is not finite"
     passes = StepPasses(networks, 16)
     per_sample = part.loss(passes.main(Point(draw.x_t, draw.t, draw.r, draw.y)), draw, passes)

@@ -80,8 +80,8 @@ class Passes(Protocol):
         """Exact d/dt of one head along (direction, dt = 1, dr = 0), by forward-mode differentiation."""
         ...
 
-    def remember(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value made for `key` in this step; tensors kept so are equal points for everybody who asks."""
+    def remember(self, key: Hashable, make: Callable[[], T], *of: object) -> T:
+        """The value made in this step for `key` and these very objects; tensors kept so are equal for all who ask."""
         ...
 
 

@@ -358,8 +358,7 @@ class TestARun:
     def test_resume(self, trained: Told, tmp_path: Path) -> None:
         assert "resumed at step 3" in trained("train", "--resume", "auto", "--out", "one")
         assert "resumed at step 3" in trained("train", "--resume", "one", "evaluation.nfe=[1]")
-        assert "resumed at step 3" in trained("train", "--resume", "latest")
-        assert (tmp_path / "latest").resolve() == tmp_path / "one"
+        assert not (tmp_path / "latest").is_symlink()  # only runs/ has a newest run
         assert "already holds a run; continue it with --resume auto" in trained.wrong("train", "--out", "one", *TINY)
 
     def test_resume_starts_what_is_not_there(self, told: Told, tmp_path: Path) -> None:
@@ -378,8 +377,37 @@ class TestARun:
         (tmp_path / "here").mkdir()
         monkeypatch.chdir(tmp_path / "here")
         told("train", "--out", ".", *TINY, "evaluation.nfe=[1]")
-        assert (tmp_path / "latest").resolve() == tmp_path / "here"
+        assert [path.name for path in tmp_path.iterdir()] == ["here"]
         told("sample", ".")
+
+    def test_the_newest_run_is_meant_where_none_is_named(self, told: Told, tmp_path: Path) -> None:
+        told("train", *TINY, "evaluation.nfe=[1]")
+        assert "runs/latest" in told("sample", "kappa=0.5", "--nfe", "2")
+        assert "resumed at step 3" in told("train", "--resume", "runs/latest")
+        assert (tmp_path / "runs/latest").resolve().is_dir()
+
+    def test_the_runs_own_sampler_samples(self, told: Told, tmp_path: Path) -> None:
+        own = 'evaluation.sampler={kind="restart",kappa=0.25}'
+        told("train", *TINY, "evaluation.nfe=[2]", own, "--out", "own")
+        (record,) = json.loads(told("evaluate", "own", "--metrics", "energy", "--json", "interval=[0.0,0.5]"))
+        assert record["settings"] == {"steps": 2, "kappa": 0.25, "interval": [0.0, 0.5]}
+
+    def test_two_metrics_of_one_kind_stay_apart(self, told: Told) -> None:
+        two = 'evaluation.metrics={a={kind="mmd"},b={kind="mmd",bandwidths=[9.0]}}'
+        table = told("train", *TINY, "evaluation.nfe=[1]", two)
+        assert "a: 1000 x MMD^2" in table
+        assert "b: 1000 x MMD^2" in table
+
+    @pytest.mark.parametrize("sizes", ["[1]", "[3]", "[4,8]", "[2,8,8]", "[4,8,8]"])
+    def test_samples_of_any_shape_are_drawn(self, told: Told, sizes: str) -> None:
+        data = ["--data", "normal", f"data.sizes={sizes}", "--backbone", "mlp", "evaluation.metrics=energy"]
+        told(
+            "train", *data, *[word for word in TINY if not word.startswith("evaluation.metrics")], "evaluation.nfe=[1]"
+        )
+
+    def test_data_means_the_same_as_a_flag_and_as_a_setting(self, told: Told) -> None:
+        one, two = (json.loads(told("show", "--json", *words)) for words in (["--data", "digits"], ["data=digits"]))
+        assert one == two
 
 
 class TestPluginFiles:

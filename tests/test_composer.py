@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from genobj.composer import Composer, horizons
+from genobj.derivatives import Derivative
 from genobj.experiment import Experiment
 from genobj.guidance.none import NoGuidance
 from genobj.guidance.own import SelfGuidance
@@ -125,6 +126,26 @@ class TestPasses:
         assert passes.count == Count(0, 3, 0)
         passes(points[1])
         assert passes.count == Count(0, 3, 0)
+
+    def test_other_points_are_never_taken_for_known_ones(self) -> None:
+        """Derivatives of two draws in one step, and of points that live no longer."""
+        net = GaussianFlow()
+        passes = StepPasses({"online": net}, 4)
+        for method in ("central", "jvp"):
+            derivative = Derivative.model_validate({"method": method})
+            for scale in range(1, 60):
+                t, x = torch.rand(4), scale * torch.randn(4, 2)
+                v = net.velocity(x, t)
+                draw = Draw(x, x, t, torch.zeros(4), x, v, v)
+                fresh = derivative(draw, StepPasses({"online": net}, 4), "u")
+                assert torch.equal(derivative(draw, passes, "u"), fresh)
+
+    def test_a_point_asked_for_twice_at_once_is_evaluated_once(self) -> None:
+        passes = StepPasses({"online": GaussianFlow()}, 4)
+        point = Point(torch.randn(4, 2), torch.rand(4), torch.zeros(4))
+        one, two = passes(point, point._replace())
+        assert one is two
+        assert passes.count == Count(0, 1, 0)
 
     def test_dropout_masks_are_shared_by_all_passes_of_a_step(self) -> None:
         layer = torch.nn.Dropout(0.5)

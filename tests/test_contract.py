@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from genobj.citations import bibliography, entries
 from genobj.config.load import find_recipe, read_toml, recipe_names, write_toml
@@ -12,6 +13,7 @@ from genobj.experiment import Experiment
 from genobj.objectives.base import Regression
 from genobj.parts import FAMILIES, OBJECTIVES
 from genobj.testing import check
+from genobj.training.loop import StepModule
 from genobj.types import Draw, Passes, Samples
 
 PARTS = [(family, name) for family, registry in FAMILIES.items() for name in registry.names()]
@@ -51,6 +53,22 @@ class TestRecipes:
         texts = entries(Experiment.model_validate(read_toml(find_recipe(name))))
         assert all(text.startswith("@") for text in texts)
         assert ("Duality Models" in "".join(texts)) == name.startswith("dumo")
+
+
+@pytest.mark.parametrize("method", ["central", "backward", "jvp"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_counted_passes_equal_planned_ones(method: str, precision: str) -> None:
+    tree = {
+        "data": "digits",
+        "objectives": {"fm": {}, "cm": {"derivative": {"method": method}}},
+        "guidance": "self",
+        "train": {"batch": 8, "precision": precision},
+    }
+    experiment = Experiment.model_validate(tree)
+    model, source = experiment.model_settings().build(), experiment.data.open()
+    x, y = source.train(0, 8, 0)
+    loss = StepModule(model, {}, experiment.composer())(x, y, torch.Generator().manual_seed(0))
+    assert loss.passes == measure(experiment).passes
 
 
 def test_recipes_are_in_the_package() -> None:
@@ -96,6 +114,23 @@ class TestTheContractCanFail:
                 check("objectives", "silent")
         finally:
             OBJECTIVES.unregister("silent")
+
+    def test_a_target_of_another_shape(self) -> None:
+        @OBJECTIVES.register("narrow")
+        class Narrow(Regression):
+            """Its target would broadcast."""
+
+            head: str = "u"
+            """Head."""
+
+            def target(self, draw: Draw, passes: Passes) -> Samples:
+                return draw.v_t[:, :1]
+
+        try:
+            with pytest.raises(ValueError, match=r"Narrow\.target gave \(16, 1\)"):
+                check("objectives", "narrow")
+        finally:
+            OBJECTIVES.unregister("narrow")
 
     def test_a_taken_name(self) -> None:
         with pytest.raises(ValueError, match="already taken"):

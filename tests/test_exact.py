@@ -13,7 +13,7 @@ from genobj.passes import StepPasses
 from genobj.testing import GaussianFlow
 from genobj.types import Draw, Point
 
-SCALES = {"linear": 0.5, "trig": 0.5, "vp": 0.5}
+SCALES = ["linear", "trig", "vp", "edm"]
 
 
 def _draw(net: GaussianFlow, low: float = 0.05, high: float = 0.95) -> Draw:

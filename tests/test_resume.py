@@ -212,15 +212,15 @@ class TestFolders:
     def test_latest_is_a_link_to_the_run_itself(self, tmp_path: Path) -> None:
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
-            link_latest(tmp_path / name)
+            link_latest(tmp_path / name, tmp_path)
         assert (tmp_path / "latest").readlink() == Path("two")
-        link_latest(tmp_path / "latest")  # resumed by the name of the link
+        link_latest(tmp_path / "latest", tmp_path)  # resumed by the name of the link
         assert (tmp_path / "latest").resolve() == tmp_path / "two"
 
     def test_latest_that_is_a_folder_stays(self, tmp_path: Path) -> None:
         (tmp_path / "latest").mkdir()
         (tmp_path / "one").mkdir()
-        link_latest(tmp_path / "one")
+        link_latest(tmp_path / "one", tmp_path)
         assert not (tmp_path / "latest").is_symlink()
 
 
@@ -267,3 +267,22 @@ def test_killed_at_twenty_moments(tmp_path: Path) -> None:
         assert results(folder) == results(tmp_path / "whole")
         assert steps_logged(folder) == steps_logged(tmp_path / "whole")
     assert late > KILLS / 4  # most kills hit a run that has something to lose
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    words = "train train.steps=100000 checkpoint.every=100000 pictures.every=100000 log.every=1 backbone.width=16"
+    command = [sys.executable, "-m", "genobj", *words.split(), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "run/metrics.jsonl"
+    for _ in range(600):
+        if log.exists() and log.stat().st_size:
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "go on with: genobj train --resume" in told
+    (saved,) = (tmp_path / "run/checkpoints").glob("step_*")
+    lines = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert int(saved.name.removeprefix("step_")) == lines[-1]

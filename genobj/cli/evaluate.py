@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from genobj.cli.resolve import load_plugins
-from genobj.cli.sample import Nfe, RunFolder, SamplerName, WeightsName, numbers, plugins_of, writable
+from genobj.cli.sample import (
+    DeviceName,
+    Nfe,
+    RunFolder,
+    SamplerName,
+    WeightsName,
+    numbers,
+    plugins_of,
+    run_and_settings,
+    writable,
+)
 
 
 def command(
@@ -23,14 +33,14 @@ def command(
     count: Annotated[int | None, typer.Option(min=2, help="Generated samples.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of noise and labels.")] = None,
     weights: WeightsName = "ema",
+    device: DeviceName = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the records to this JSON file.")] = None,
 ) -> None:
     """Score samples of a run against held-out data; every record says how it was made."""
+    run, overrides = run_and_settings(run, overrides)
     writable(out)
     load_plugins(plugins_of(run))
-
-    import torch
 
     from genobj.cli.progress import scores
     from genobj.cli.sampling import build
@@ -38,26 +48,26 @@ def command(
     from genobj.evaluation import Generator, Scorer
     from genobj.experiment import Experiment
     from genobj.hub import load
+    from genobj.training.distributed import device_of, set_threads
 
-    loaded = load(run, weights)
+    where = device_of(device)
+    loaded = load(run, weights, where)
+    set_threads(0, loaded.model)
     if not (run / "config.toml").is_file():
         raise ValueError(f"{run} has no config.toml, so its data are not known")
     experiment = Experiment.model_validate(read_toml(run / "config.toml"))
     changes = {
         "count": count,
         "seed": seed,
+        "nfe": nfe and numbers(nfe),
         "metrics": metrics and {name: {"kind": name} for name in metrics.split(",")},
     }
     tree = experiment.evaluation.model_dump(mode="json") | {k: v for k, v in changes.items() if v is not None}
     settings = type(experiment.evaluation).model_validate(tree)
-    chosen = numbers(nfe) if nfe else list(settings.nfe)
-    samplers = (
-        build(loaded.settings.horizons, sampler, chosen, overrides or [])
-        if sampler or overrides
-        else list(settings.model_copy(update={"nfe": tuple(chosen)}).samplers(loaded.settings.horizons).values())
-    )
+    samplers = build(settings, loaded.settings.horizons, sampler, overrides)
     scorer = Scorer(settings, experiment.data, experiment.data.open())
-    records = scorer.score(samplers, Generator(loaded.model, loaded.settings, torch.device("cpu")), loaded.weights)
+    generator = Generator(loaded.model, loaded.settings, where, settings.batch)
+    records = scorer.score(samplers, generator, loaded.weights)
     text = json.dumps([record.as_dict() for record in records], indent=1)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")

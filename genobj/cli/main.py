@@ -88,7 +88,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         what = error.strerror or str(error)
         return f"{error.filename}: {what}" if error.filename else what, 1
     first = str(error).partition("\n")[0]
-    if type(error).__name__ in ("Diverged", "OutOfMemoryError"):
+    if type(error).__name__ in ("Diverged", "Stopped", "OutOfMemoryError"):
         return first, 1
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in first):
         return "out of memory; a smaller train.batch, train.micro_batch or network takes less ('genobj cost' tells)", 1

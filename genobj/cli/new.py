@@ -106,4 +106,5 @@ def objective(
         (folder / file).write_text(text.format(**words), encoding="utf-8")
     typer.echo(f"{folder / module}.py   change `target`, then:")
     typer.echo(f"genobj check {name} --plugin {folder / module}.py      (as it is)")
-    typer.echo(f"pip install {folder} && genobj train --heads v,u --objectives fm,{name}")
+    where = folder if folder.is_absolute() else f"./{folder}"
+    typer.echo(f"pip install {where} && genobj train --heads v,u --objectives fm,{name}")

@@ -1,7 +1,7 @@
 """What a person sees during training and after it."""
 
+import json
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -77,33 +77,31 @@ def scores(records: Sequence[Record]) -> None:
     table.add_column("sampler")
     for name in names:
         table.add_column(heading(name, records), justify="right")
-    rows: dict[tuple[int, str], dict[str, Record]] = {}
+    rows: dict[tuple[str, ...], dict[str, Record]] = {}
     for record in records:
-        rows.setdefault((record.nfe, record.sampler), {})[record.metric] = record
-    for (nfe, sampler), row in rows.items():
-        table.add_row(str(nfe), sampler, *(number(name, row[name].value) for name in names))
-    table.add_row("", "real data", *(number(name, _first(records, name).floor) for name in names), style="dim")
+        label = (str(record.nfe), record.sampler, json.dumps(record.settings))
+        rows.setdefault(label, {})[record.metric] = record
+    for (nfe, sampler, _), row in rows.items():
+        table.add_row(nfe, sampler, *(number(row[name], row[name].value) for name in names))
+    firsts = [_first(records, name) for name in names]
+    table.add_row("", "real data", *(number(first, first.floor) for first in firsts), style="dim")
     console.print(table)
     first = records[0]
-    console.print(
-        f"[dim]{first.n} samples against {first.reference} real ones, seed {first.seed}, weights {first.weights}[/dim]"
-    )
+    last = f" ({first.floor_n} in the last row)" if first.floor_n != first.n else ""
+    console.print(f"[dim]{first.n} samples{last} against {first.reference}, seed {first.seed}, {first.weights}[/dim]")
 
 
 def heading(name: str, records: Sequence[Record]) -> str:
-    """Title of a metric with an arrow to its better side."""
-    arrow = "up" if _first(records, name).higher_is_better else "down"
-    return f"{_class(name).title} ({'higher' if arrow == 'up' else 'lower'} is better)"
+    """Title of a metric, with its better side; its name too where two are of one kind."""
+    record = _first(records, name)
+    title = METRICS.get(record.kind).title if name == record.kind else f"{name}: {METRICS.get(record.kind).title}"
+    return f"{title} ({'higher' if record.higher_is_better else 'lower'} is better)"
 
 
-def number(name: str, value: float) -> str:
-    """A value in the metric's unit."""
-    return f"{value * _class(name).factor:.3g}"
+def number(record: Record, value: float) -> str:
+    """A value in the unit of its metric."""
+    return f"{value * METRICS.get(record.kind).factor:.3g}"
 
 
 def _first(records: Sequence[Record], name: str) -> Record:
     return next(record for record in records if record.metric == name)
-
-
-def _class(name: str) -> Any:
-    return METRICS.get(name)

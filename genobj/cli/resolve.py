@@ -49,13 +49,15 @@ def resolve(
     Raises ValueError (or pydantic's ValidationError, which is one) that says what is wrong and what to type.
     """
     layers = Layers()
-    path = find_recipe(recipe or _base(data))
+    path = find_recipe(recipe or _base(data, overrides or []))
     layers.add(read_toml(path), f"recipe {path.stem}" if path.name != "config.toml" else str(path))
     _add_plugins(layers, plugins or [])
     for name, value in (("backbone", backbone), ("data", data)):
         if value is not None:
             layers.put([name], value, f"--{name}")
     _pair(layers, _names(heads, "--heads"), _names(objectives, "--objectives"))
+    if objectives is not None or data is not None:
+        _rename(layers, path.stem)
     if seed is not None:
         layers.put(["seed"], seed, "--seed")
     for text in overrides or []:
@@ -65,6 +67,21 @@ def resolve(
     from genobj.experiment import Experiment
 
     return Experiment.model_validate(layers.tree), layers
+
+
+def _rename(layers: Layers, recipe: str) -> None:
+    """A run of other objectives or data than those of its shipped recipe does not bear the recipe's name."""
+    if recipe in recipe_names():
+        base = Layers()
+        base.add(read_toml(find_recipe(recipe)), recipe)
+        if _about(layers) != _about(base):
+            layers.put(["name"], "-".join(_about(layers)), "--objectives, --data")
+
+
+def _about(layers: Layers) -> list[str]:
+    """Names of objectives and data."""
+    data = layers.tree.get("data", "moons")
+    return [*_tables(layers, "objectives"), str(data.get("kind", "moons") if isinstance(data, Mapping) else data)]
 
 
 def _add_plugins(layers: Layers, files: list[str]) -> None:
@@ -94,8 +111,10 @@ def load_plugins(files: Any) -> None:
             raise ValueError(f"--plugin {file} cannot be imported: {reason(error)}") from error
 
 
-def _base(data: str | None) -> str:
+def _base(data: str | None, overrides: list[str]) -> str:
     """Without a recipe: DuMo on the data that were asked for, if there is such a recipe, else on moons."""
+    for key in ("data=", "data.kind="):
+        data = next((text.removeprefix(key) for text in reversed(overrides) if text.startswith(key)), data)
     return f"dumo-{data}" if f"dumo-{data}" in recipe_names() else "dumo-moons"
 
 

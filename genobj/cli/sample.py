@@ -16,6 +16,7 @@ LARGEST = 10_000
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder.")]
 Nfe = Annotated[str | None, typer.Option(help="Network evaluations per sample, as in 1,2,4.")]
 SamplerName = Annotated[str | None, typer.Option(help="euler, heun, midpoint, flow_map, restart, or a plugin's.")]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 WeightsName = Annotated[str, typer.Option(help="ema, live, or the decay of an average.")]
 
 
@@ -32,9 +33,11 @@ def command(
         int | None, typer.Option(min=0, help="One label for all samples; all labels in turn if not given.")
     ] = None,
     weights: WeightsName = "ema",
+    device: DeviceName = "auto",
     out: Annotated[Path | None, typer.Option(help="A .png picture or an .npz file (arr_0, labels).")] = None,
 ) -> None:
     """Draw samples from a run, as a picture or as numbers."""
+    run, overrides = run_and_settings(run, overrides)
     if out is not None and out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out {out}: type a file that ends in .png or .npz")
     writable(out)
@@ -42,17 +45,21 @@ def command(
 
     import torch
 
-    from genobj.cli.sampling import build
+    from genobj.cli.sampling import build, of_run
     from genobj.evaluation import Generator
     from genobj.hub import load
+    from genobj.training.distributed import device_of, set_threads
 
-    loaded = load(run, weights)
+    where = device_of(device)
+    loaded = load(run, weights, where)
+    set_threads(0, loaded.model)
     if label is not None and label >= loaded.settings.classes:
         have = f"labels 0 to {loaded.settings.classes - 1}" if loaded.settings.classes else "no labels"
         raise ValueError(f"--label {label}: this model has {have}")
     y = None if label is None else torch.full((count,), label)
-    samplers = build(loaded.settings.horizons, sampler, numbers(nfe), overrides or [])
-    generate = Generator(loaded.model, loaded.settings, torch.device("cpu"))
+    evaluation = of_run(run, numbers(nfe))
+    samplers = build(evaluation, loaded.settings.horizons, sampler, overrides)
+    generate = Generator(loaded.model, loaded.settings, where, evaluation.batch)
     drawn = {f"{cost} NFE": batch for batch, cost in (generate(one, count, seed, y) for one in samplers)}
     name = "_".join(heading.removesuffix(" NFE") for heading in drawn)
     out = out or run / "samples" / f"nfe_{name}.png"
@@ -84,6 +91,13 @@ def writable(out: Path | None) -> None:
         raise ValueError(f"--out {out}: {'this is a folder' if out.is_dir() else f'there is no folder {out.parent}'}")
 
 
+def run_and_settings(run: Path, overrides: list[str] | None) -> tuple[Path, list[str]]:
+    """The run's folder may be left out before settings: 'genobj sample kappa=0.5' is about runs/latest."""
+    if "=" in str(run) and not run.exists():
+        return Path("runs/latest"), [str(run), *(overrides or [])]
+    return run, overrides or []
+
+
 def numbers(text: str | None) -> list[int]:
     """'1,2,4' as numbers; ValueError if it is something else."""
     try:
@@ -96,6 +110,13 @@ def numbers(text: str | None) -> list[int]:
 
 
 def plugins_of(run: Path) -> list[str]:
-    """Plugin files that a run was made with."""
+    """Plugin files that a run was made with; where one has moved, the copy in the run's folder."""
     file = run / "config.toml"
-    return read_toml(file).get("plugins", []) if file.is_file() else []
+    named = read_toml(file).get("plugins", []) if file.is_file() else []
+    if not isinstance(named, list):
+        return named
+    copies = [run / "plugins" / Path(str(plugin)).name for plugin in named]
+    return [
+        str(copy) if copy.is_file() and not Path(str(plugin)).is_file() else plugin
+        for plugin, copy in zip(named, copies, strict=True)
+    ]

@@ -1,30 +1,36 @@
 """Samplers from the command line: a name, numbers of evaluations, settings."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from pydantic import TypeAdapter
-
-from genobj.config.load import Layers, parse_override
+from genobj.config.load import Layers, parse_override, read_toml
 from genobj.evaluation import Evaluation
 from genobj.samplers.base import Sampler
 from genobj.types import Horizon
 
 
 def build(
-    horizons: Mapping[str, Horizon], name: str | None, nfe: Sequence[int], overrides: Sequence[str]
+    evaluation: Evaluation, horizons: Mapping[str, Horizon], name: str | None, overrides: Sequence[str]
 ) -> list[Sampler]:
-    """One sampler per nfe that a model with these heads can answer; ValueError says what is wrong.
+    """The evaluation's samplers (one per nfe) with a name and settings of the command line in place of its own.
 
-    Settings without a name apply to the usual sampler of each nfe.
+    Without a name the settings change the samplers that the run would take. ValueError says what is wrong.
     """
     layers = Layers()
     for text in overrides:
         layers.put(["sampler", *parse_override(text)[0]], parse_override(text)[1], text)
     settings = layers.tree.get("sampler", {})
-    if name is None and not settings:
-        return list(Evaluation(nfe=tuple(nfe)).samplers(horizons).values())
-    if name is None:
-        usual = Evaluation(nfe=tuple(nfe)).samplers(horizons).values()
-        return [type(s).model_validate(s.model_dump(mode="json") | settings) for s in usual]
-    tree = {"sampler": {"kind": name, **settings}, "nfe": list(nfe)}
-    return list(TypeAdapter(Evaluation).validate_python(tree).samplers(horizons).values())
+    if name is not None:
+        changed = {"sampler": {"kind": name, **settings}}
+        return list(Evaluation.model_validate(dict(evaluation) | changed).samplers(horizons).values())
+    usual = evaluation.samplers(horizons).values()
+    return [type(s).model_validate(s.model_dump(mode="json") | settings) for s in usual] if settings else list(usual)
+
+
+def of_run(run: Path, nfe: Sequence[int]) -> Evaluation:
+    """How a run is evaluated by its own settings, at these numbers of evaluations."""
+    from genobj.experiment import Experiment
+
+    file = run / "config.toml"
+    own = Experiment.model_validate(read_toml(file)).evaluation if file.is_file() else Evaluation()
+    return Evaluation.model_validate(dict(own) | {"nfe": tuple(nfe)})

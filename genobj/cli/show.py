@@ -41,7 +41,8 @@ def leaves_table(experiment: "Experiment", layers: Layers) -> None:
     rows = [(path, json.dumps(value)) for path, value in leaves(experiment.tree())]
     keys, values = (max(len(row[i]) for row in rows) for i in (0, 1))
     for path, value in rows:
-        typer.echo(f"{path:<{keys}}  {value:<{min(values, 30)}}  # {_source(layers, path)}")
+        idle = ", changes nothing here" if path.partition(".")[0] in experiment.idle else ""
+        typer.echo(f"{path:<{keys}}  {value:<{min(values, 30)}}  # {_source(layers, path)}{idle}")
     typer.echo("")
     for head, horizon in experiment.horizons.items():
         meaning = {"instant": "r = t, the velocity", "data": "r = 0, the jump to data", "interval": "any r <= t"}

@@ -51,9 +51,10 @@ def command(
     if resume and out is None:
         out = RUNS / experiment.run_name()
     run = Run(experiment, out, resume=resume is not None)
-    link_latest(run.folder)
+    link_latest(run.folder, RUNS)
     with Progress(run) as progress:
         outcome = run.go(progress.show)
     scores(outcome.records)
     typer.echo(f"picture   {outcome.picture}\nrun       {outcome.folder}")
-    typer.echo(f"next      genobj sample {outcome.folder} --nfe 1 --count 64")
+    few = 1000 if len(experiment.data.shape) == 1 else 100
+    typer.echo(f"next      genobj sample {outcome.folder} --nfe 1 --count {few}")

@@ -27,6 +27,11 @@ class Config(BaseModel):
     citations: ClassVar[tuple[str, ...]] = ()
     """What a paper that uses this part should cite: keys of genobj/references.bib, or whole BibTeX entries."""
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """Fields that change nothing with the other settings as they are."""
+        return frozenset()
+
     @classmethod
     def preset(cls, name: str) -> dict[str, Any]:
         """Settings behind a suffix of the part's name, as 'b/2' in 'dit-b/2'; UnknownName if it has none."""
@@ -37,7 +42,7 @@ class Config(BaseModel):
     def _unknown_keys(cls, data: Any) -> Any:
         if isinstance(data, dict):
             for key in data.keys() - cls.model_fields.keys():
-                hint = did_you_mean(str(key), cls.model_fields)
+                hint = _deeper(cls, str(key)) or did_you_mean(str(key), cls.model_fields)
                 known = ", ".join(cls.model_fields) or "none"
                 raise PydanticCustomError(
                     "unknown_key", "{message}", {"message": f"unknown key {key!r}.{hint} Known keys: {known}."}
@@ -49,6 +54,17 @@ class Config(BaseModel):
                     message = f"true and false do not fit here; the default is {default}"
                     raise PydanticCustomError("part", "invalid settings", {"problems": [(key, message)]})
         return data
+
+
+def _deeper(cls: type[Config], key: str) -> str:
+    """A hint at the tables that have a setting of this name: 'lr' is 'optim.lr'."""
+    tables = {name: field.annotation for name, field in cls.model_fields.items()}
+    known = [
+        f"{name}.{key}"
+        for name, table in tables.items()
+        if isinstance(table, type) and issubclass(table, Config) and key in table.model_fields
+    ]
+    return f" Did you mean {' or '.join(map(repr, known[:2]))}?" if known else ""
 
 
 class Pick:

@@ -40,7 +40,7 @@ class FrozenGuidance(Guidance):
 
     def velocity(self, draw: Draw, passes: Passes, null: int) -> Samples:
         """Two gradient-free passes of the teacher."""
-        unlabelled = passes.remember("null label", lambda: torch.full_like(draw.t, null, dtype=torch.long))
+        unlabelled = passes.remember("null label", lambda: torch.full_like(draw.t, null, dtype=torch.long), draw.t)
         v = passes.velocity(Point(draw.x_t, draw.t, draw.r, draw.y), "frozen")
         v_null = passes.velocity(Point(draw.x_t, draw.t, draw.r, unlabelled), "frozen")
         return draw.v_path + self.zeta * (v - v_null)

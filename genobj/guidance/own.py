@@ -38,11 +38,13 @@ class SelfGuidance(Guidance):
 
     def refusal(self, *, label_drop: float) -> str | None:
         """The null label has to be trained."""
-        return None if label_drop else "self guidance needs the null label, which label_drop=0 never trains; type label_drop=0.1"
+        if label_drop:
+            return None
+        return "self guidance needs the null label, which label_drop=0 never trains; type label_drop=0.1"
 
     def velocity(self, draw: Draw, passes: Passes, null: int) -> Samples:
         """DuMo Alg. 1, line 9."""
-        unlabelled = passes.remember("null label", lambda: torch.full_like(draw.t, null, dtype=torch.long))
+        unlabelled = passes.remember("null label", lambda: torch.full_like(draw.t, null, dtype=torch.long), draw.t)
         v = passes.velocity(Point(draw.x_t, draw.t, draw.r, draw.y))
         v_null = passes.velocity(Point(draw.x_t, draw.t, draw.r, unlabelled), self.weights)
         return draw.v_path + self.zeta * (v - v_null)

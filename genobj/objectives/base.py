@@ -64,4 +64,8 @@ class Regression(Objective, abc.ABC):
         """distance(prediction, target), sample by sample."""
         with torch.no_grad():
             target = self.target(draw, passes)
-        return self.distance(out[self.head], target)
+        prediction = out[self.head]
+        if target.shape != prediction.shape or not target.is_floating_point():
+            got, wanted = f"{tuple(target.shape)} {target.dtype}", f"{tuple(prediction.shape)} {prediction.dtype}"
+            raise ValueError(f"{type(self).__name__}.target gave {got}, head {self.head!r} is {wanted}")
+        return self.distance(prediction, target)

@@ -46,7 +46,8 @@ class Consistency(Regression):
             return draw.v_t - over(draw.t, draw.x_t) * self.derivative(draw, passes, self.head)
         x_lam = draw.x_t - (1 - self.lam) * over(draw.t, draw.x_t) * draw.v_t
         neighbour = Point(x_lam, self.lam * draw.t, draw.r, draw.y)
-        u = passes(neighbour, weights=self.derivative.weights)[0][self.head]
+        precise = self.derivative.precision == "float32"
+        u = passes(neighbour, weights=self.derivative.weights, precise=precise)[0][self.head]
         return (1 - self.lam) * draw.v_t + self.lam * u
 
     def loss(self, out: Mapping[str, Tensor], draw: Draw, passes: Passes) -> Losses:

@@ -15,7 +15,7 @@ class EMA(Config):
     """Which averages are kept."""
 
     decays: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1)] = (0.9999,)
-    """One average per decay; the first is the one that samples and that objectives may use."""
+    """One average per decay (held down early in a run by `warmup`); the first samples, and objectives may use it."""
     warmup: bool = True
     """Lower the decay to (1 + n) / (10 + n) after n steps while that is smaller: short runs forget their start."""
 

@@ -1,12 +1,13 @@
 """Where a run lives: its device, its threads, and how the step is wrapped for them."""
 
+import re
 from typing import Literal
 
 import torch
 from torch import nn
 
 from genobj.config.base import Config
-from genobj.training.loop import StepModule, Train
+from genobj.training.loop import DEVICES, StepModule, Train
 
 SMALL = 3_000_000
 """Parameters up to which one CPU thread is faster than several (measured on the toy networks)."""
@@ -19,21 +20,23 @@ class Distributed(Config):
     """none: one process on one device."""
 
 
-def device_of(settings: Train) -> torch.device:
-    """The device that settings ask for; ValueError if this machine has none."""
-    if settings.device == "auto":
+def device_of(name: str) -> torch.device:
+    """The device called auto, cpu, cuda or cuda:N; ValueError if there is none of that name here."""
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(settings.device)
+    if not re.fullmatch(DEVICES, name):
+        raise ValueError(f"unknown device {name!r}; type auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"train.device={settings.device}: this machine has no such GPU; type train.device=cpu")
+        raise ValueError(f"device {name}: this machine has no such GPU; type cpu")
     return device
 
 
-def set_threads(settings: Train, model: nn.Module) -> None:
-    """Use the number of CPU threads that settings ask for."""
+def set_threads(threads: int, model: nn.Module) -> None:
+    """Use this many CPU threads; 0 is one for small networks and torch's own choice for others."""
     size = sum(p.numel() for p in model.parameters())
-    if settings.threads or size < SMALL:
-        torch.set_num_threads(settings.threads or 1)
+    if threads or size < SMALL:
+        torch.set_num_threads(threads or 1)
 
 
 def prepare(step: StepModule, settings: Train) -> StepModule:

@@ -3,8 +3,9 @@
 import json
 import os
 import platform
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,13 @@ def create(path: Path, tree: Mapping[str, Any]) -> Path:
     write(path / "env.json", json.dumps(environment(), indent=1) + "\n")
     write(path / "config.toml", write_toml(tree))  # last: a folder with settings is a whole run folder
     return path
+
+
+def keep_plugins(path: Path, files: Sequence[str]) -> None:
+    """Copy a run's plugin files into its folder, so that it can be sampled without them."""
+    for file in files:
+        (path / "plugins").mkdir(exist_ok=True)
+        shutil.copy(file, path / "plugins")
 
 
 def free(parent: Path, name: str) -> Path:
@@ -85,11 +93,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def link_latest(path: Path) -> None:
-    """Point the link `latest` beside a run at it, where the file system has links."""
+def link_latest(path: Path, runs: Path) -> None:
+    """Point runs/latest at a run in `runs`, where the file system has links."""
     path = path.resolve()  # the run itself, also if it was named by this very link
-    link, temporary = path.parent / "latest", path.parent / f".latest.{os.getpid()}"
-    if link.is_symlink() or not link.exists():
+    link, temporary = runs / "latest", runs / f".latest.{os.getpid()}"
+    if path.parent == runs.resolve() and (link.is_symlink() or not link.exists()):
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(path.name)

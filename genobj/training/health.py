@@ -48,7 +48,7 @@ class Health:
         if in_a_row >= self.patience:
             raise Diverged(
                 f"step {step}: {', '.join(culprits)} not finite for {in_a_row} steps in a row; no weight was changed "
-                "by them. Lower optim.lr, set optim.clip=1.0, or resume from the last checkpoint"
+                "by them. Lower optim.lr or set optim.clip=1.0"
             )
         self._sum.zero_()
         self._broken.zero_()

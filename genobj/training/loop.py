@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from genobj.composer import Composer, Loss, Networks
 from genobj.config.base import Config
@@ -17,6 +17,9 @@ from genobj.training.optim import Optim, global_norm
 from genobj.training.state import State
 from genobj.types import Labels, Samples
 
+DEVICES = r"auto|cpu|cuda(:\d+)?"
+DRAWS, MASKS = 0x7A1, 0x7A2  # streams of random numbers
+
 
 class Train(Config):
     """How long, how much at once, and on what."""
@@ -27,7 +30,7 @@ class Train(Config):
     """Samples a step, over all devices and accumulation."""
     micro_batch: Annotated[int, Field(gt=0)] | None = None
     """Samples at once on one device; gradients are accumulated over batch / micro_batch. Unset: the whole batch."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=f"^({DEVICES})$")] = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 runs the forward with gradients under autocast; weights, times and derivatives stay float32."""
@@ -51,16 +54,14 @@ class Hook(NamedTuple):
 class StepModule(nn.Module):
     """What is wrapped for several devices: the network and its whole loss, all passes inside."""
 
-    def __init__(self, model: Model, others: Networks, composer: Composer, precision: str = "float32"):
+    def __init__(self, model: Model, others: Networks, composer: Composer):
         super().__init__()
         self.model, self.composer = model, composer
         self.networks: Networks = {"online": model, **others}
-        self.low = precision == "bf16"
 
     def forward(self, x: Samples, y: Labels | None, generator: torch.Generator) -> Loss:
         """The loss of one micro-batch."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.low):
-            return self.composer(self.networks, x, y, generator)
+        return self.composer(self.networks, x, y, generator)
 
 
 def train(
@@ -79,10 +80,10 @@ def train(
         losses: list[Loss] = []
         for part in range(parts):
             x, y = source.train(state.seen + part * micro, micro, seed)
-            generator.manual_seed(mix(seed, state.step, part))  # noise, times, dropped labels
+            generator.manual_seed(mix(seed, DRAWS, state.step, part))  # noise, times, dropped labels
             if step.composer.shared_masks:
-                torch.manual_seed(mix(seed, state.step, part, 1))  # dropout
-            loss = step(x.to(device), None if y is None else y.to(device), generator)
+                torch.manual_seed(mix(seed, MASKS, state.step, part))  # dropout
+            loss = step(moved(x, device), None if y is None else moved(y, device), generator)
             (loss.total / parts).backward()
             losses.append(loss)
         bad = health.watch(losses, global_norm(trained, optim.clip))
@@ -101,3 +102,8 @@ def train(
         for hook in due:
             hook.run(state, means)
     return state
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`, without waiting for a GPU to take it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -17,6 +17,10 @@ from torch import Tensor
 FOLDER = Path(os.environ.get("GENOBJ_PARITY", Path(__file__).parent))
 
 
+if not any((FOLDER / "cases").glob("*.json")):
+    raise FileNotFoundError(f"{FOLDER} holds no fixtures (cases/*.json); GENOBJ_PARITY must name a folder that does")
+
+
 class Case(NamedTuple):
     name: str
     info: dict[str, Any]
@@ -35,8 +39,6 @@ class Case(NamedTuple):
 
 def names(kind: str, *families: str) -> list[str]:
     """Names of the cases of this kind ('objective' or 'sampler') in these families (all if none is given)."""
-    if not (FOLDER / "cases").is_dir():
-        return []
     found = [json.loads(path.read_text()) for path in sorted((FOLDER / "cases").glob("*.json"))]
     return [case["name"] for case in found if case["kind"] == kind and (not families or case["family"] in families)]
 

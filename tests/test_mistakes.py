@@ -309,7 +309,7 @@ NEEDS = [
     Case(["train", "--resume", "auto", "--out", "recipes"], ("recipes is not empty and holds no run",)),
     # sample and evaluate
     Case(["sample"], ("there is no runs/latest here; type a run's folder", "genobj train")),
-    Case(["sample", "nowhere"], ("nowhere is not a run folder: it has no model.json",)),
+    Case(["sample", "nowhere"], ("there is no nowhere here; type a run's folder",)),
     Case(["sample", "file.txt"], ("file.txt",)),
     Case(["sample", "recipes"], ("recipes is not a run folder",)),
     Case(["sample", "moons", "--nfe", "0"], ("--nfe '0': type numbers from 1",)),

@@ -369,7 +369,7 @@ class TestARun:
 
     def test_dry_run(self, told: Told, tmp_path: Path) -> None:
         text = told("train", "--dry-run", "train.steps=7")
-        assert shown(text)["train.steps"] == ("7", "train.steps=7")
+        assert shown(text.partition("\n\n")[2])["train.steps"] == ("7", "train.steps=7")
         assert "1 with gradients + 2 without" in text
         assert not any(tmp_path.iterdir())
 

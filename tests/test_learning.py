@@ -75,6 +75,14 @@ def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
     assert {"seen", "loss", "fm", "cm", "gradient", "lr"} <= lines[-1].keys()
 
 
+def test_tensorboard_events_are_written_beside_the_json_lines(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    changes = {"train__steps": 3, "log__every": 1, "evaluation__count": 32, "evaluation__reference": 32}
+    outcome = _run(tmp_path, "fm-moons", log__tensorboard=True, **changes)
+    (events,) = (outcome.folder / "tensorboard").glob("events.*")
+    assert events.stat().st_size > 100
+
+
 GOLDEN = {
     "dumo-moons": [
         1.81474,

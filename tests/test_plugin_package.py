@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from genobj.cli.main import run
+from genobj.parts import OBJECTIVES
 
 OBJECTIVE = '''"""Flow matching on whitened velocities (an example: nobody has published this).
 
@@ -168,3 +169,26 @@ def test_a_taken_name_names_both_sources(second: tuple[str, str, str], says: tup
     assert all(words in error for words in says)
     assert "Uninstall one." in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_mistake_in_a_plugin_file_is_told_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        "from genobj.objectives.base import Regression",
+        "from genobj.parts import OBJECTIVES",
+        "@OBJECTIVES.register('slip')",
+        "class Slip(Regression):",
+        "    head: str = 'u'",
+        "    def target(self, draw, passes):",
+        "        return draw.x0",
+    ]
+    (tmp_path / "slip.py").write_text("\n".join(lines))
+    try:
+        assert run(["train", "--heads", "v,u", "--objectives", "fm,slip", "--plugin", "slip.py", "train.steps=1"]) == 1
+    finally:
+        OBJECTIVES.unregister("slip")
+    told = capsys.readouterr().err
+    assert "slip.py, line 7: AttributeError" in told
+    assert "Traceback" not in told

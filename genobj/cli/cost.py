@@ -36,9 +36,7 @@ def report(experiment: "Experiment", *, as_json: bool = False) -> None:
         return typer.echo(json.dumps(cost, indent=1))
     passes, parameters, memory = cost["passes"], cost["parameters"], cost["memory"]
     tangent = f" + {passes['tangent']} tangent" if passes["tangent"] else ""
-    typer.echo(
-        f"\npasses       {passes['with_gradient']} with gradients + {passes['without_gradient']} without{tangent}"
-    )
+    typer.echo(f"passes       {passes['with_gradient']} with gradients + {passes['without_gradient']} without{tangent}")
     typer.echo(f"parameters   {parameters['total']:,}  (trunk {parameters['trunk']:,})")
     first, *others = parameters["heads"].items()
     base = parameters["trunk"] + first[1]

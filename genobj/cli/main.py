@@ -1,6 +1,7 @@
 """The genobj command: one file per subcommand, heavy imports inside them, mistakes answered in a line or two."""
 
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
@@ -92,7 +93,16 @@ def _explain(error: Exception) -> tuple[str, int]:
         return first, 1
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in first):
         return "out of memory; a smaller train.batch, train.micro_batch or network takes less ('genobj cost' tells)", 1
+    if where := _line_of_plugin(error):
+        return f"{where}: {type(error).__name__}: {first}", 1
     raise error
+
+
+def _line_of_plugin(error: Exception) -> str:
+    """'walk.py, line 20' if the story leads through a file of --plugin; '' if the mistake is ours."""
+    files = {getattr(m, "__file__", None) for name, m in sys.modules.items() if name.startswith("genobj_plugin_")}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
 
 
 def _say(message: str, code: int) -> int:

@@ -41,8 +41,9 @@ def command(
     if dry_run:
         from genobj.cli import cost, show
 
-        show.leaves_table(experiment, layers)
-        return cost.report(experiment)
+        cost.report(experiment)  # first, since it finds what does not fit
+        typer.echo("")
+        return show.leaves_table(experiment, layers)
 
     from genobj.cli.progress import Progress, scores
     from genobj.run import RUNS, Run

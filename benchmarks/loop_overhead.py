@@ -1,6 +1,6 @@
 """How much the loop costs on top of raw compute: the same passes and backward pass, written inline.
 
-    python benchmarks/loop_overhead.py [--rounds 15]
+    python benchmarks/loop_overhead.py [--rounds 15] [--case mlp64]
 
 Everything is timed in one process on one thread, in CPU time since other processes share the machine; a round times
 both sides one after the other, and the ratio is that of the medians over rounds. The loop's side does all a run does
@@ -83,9 +83,11 @@ def _raw(experiment: Experiment, steps: int) -> Callable[[], None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--case", choices=list(CASES), action="append", help="only this one")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for name, bar in BARS.items():
-        print(f"{name:<8} loop / raw = {measure(name, parser.parse_args().rounds):.3f}   (bar {bar})", flush=True)
+    for name in arguments.case or CASES:
+        print(f"{name:<8} loop / raw = {measure(name, arguments.rounds):.3f}   (bar {BARS[name]})", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def generator(seed: int, *position: int, device: torch.device | str = "cpu") -> 
 def indexed(make: Callable[[int, torch.Generator], Tensor], first: int, count: int, seed: int, *stream: int) -> Tensor:
     """Rows `first` to `first + count` of an endless table whose block b is make(BLOCK, generator of b)."""
     blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
-    rows = torch.cat([make(BLOCK, generator(seed, *stream, block)) for block in blocks])
+    made = [make(BLOCK, generator(seed, *stream, block)) for block in blocks]
+    rows = made[0] if len(made) == 1 else torch.cat(made)
     return rows[first % BLOCK :][:count]
 
 

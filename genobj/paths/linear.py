@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 
 from genobj.paths.base import Path
-from genobj.types import TimeTensor
+from genobj.types import Samples, TimeTensor
 
 
 @final
@@ -33,3 +33,7 @@ class Linear(Path):
     def data_rate(self, t: TimeTensor) -> TimeTensor:
         """Derivative of 1 - t: -1."""
         return -torch.ones_like(t)
+
+    def velocity(self, x: Samples, z: Samples, t: TimeTensor) -> Samples:
+        """z - x, whatever t."""
+        return z - x

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from genobj.config.base import problems
 from genobj.model import Model, ModelSettings
 from genobj.training import checkpoint
-from genobj.training.checkpoint import fill, steps
 from genobj.training.folder import write
 from genobj.training.state import State
 
@@ -51,12 +50,14 @@ def load(folder: Path, weights: str = "ema", device: torch.device | str = "cpu")
     if weights not in names:
         raise ValueError(f"{folder} has no weights {weights!r}; choose from {', '.join(names)}")
     file = f"{names[weights]}.safetensors"
-    where = folder if (folder / file).exists() else _newest(folder)
+    where = folder if (folder / file).exists() else checkpoint.newest(folder)
+    if where is None:
+        raise ValueError(f"{folder} has no weights yet: no checkpoint was written before the run stopped")
     try:
         model = settings.build()
     except ValueError as error:
         raise ValueError(f"{folder / SETTINGS} does not describe a model: {error}") from None
-    fill(where / file, model.state_dict())
+    checkpoint.fill(where / file, model.state_dict())
     return Loaded(model.to(device).eval().requires_grad_(False), settings, names[weights].replace("model", "live"))
 
 
@@ -76,9 +77,3 @@ def _settings(folder: Path) -> tuple[ModelSettings, list[float]]:
         raise ValueError(f"{folder / SETTINGS} does not describe a model: {where}: {message}") from None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{folder / SETTINGS} is damaged: {error}") from None
-
-
-def _newest(folder: Path) -> Path:
-    if found := steps(folder):
-        return folder / "checkpoints" / f"step_{found[-1]:08d}"
-    raise ValueError(f"{folder} has no weights yet: no checkpoint was written before the run stopped")

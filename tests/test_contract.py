@@ -1,6 +1,8 @@
 """What every part of a family must do: a new part is tested by being registered. Recipes parse and round trip."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,11 +78,20 @@ def test_recipes_are_in_the_package() -> None:
     assert all(isinstance(find_recipe(name), Path) for name in recipe_names())
 
 
+@contextmanager
+def registered(name: str, cls: type[Regression]) -> Iterator[None]:
+    """An objective of this name for a moment."""
+    OBJECTIVES.register(name)(cls)
+    try:
+        yield
+    finally:
+        OBJECTIVES.unregister(name)
+
+
 class TestTheContractCanFail:
     """A contract that nothing breaks is no contract."""
 
     def test_a_gradient_to_another_head(self) -> None:
-        @OBJECTIVES.register("wrong_head")
         class WrongHead(Regression):
             """Trains a head that is not its own."""
 
@@ -93,14 +104,10 @@ class TestTheContractCanFail:
             def loss(self, out, draw, passes):  # type: ignore[no-untyped-def]
                 return self.distance(out["other"], draw.v_t)
 
-        try:
-            with pytest.raises(AssertionError, match="gradient"):
-                check("objectives", "wrong_head")
-        finally:
-            OBJECTIVES.unregister("wrong_head")
+        with registered("wrong_head", WrongHead), pytest.raises(AssertionError, match="gradient"):
+            check("objectives", "wrong_head")
 
     def test_an_undocumented_field(self) -> None:
-        @OBJECTIVES.register("silent")
         class Silent(Regression):
             """Says nothing about its field."""
 
@@ -109,14 +116,10 @@ class TestTheContractCanFail:
             def target(self, draw: Draw, passes: Passes) -> Samples:
                 return draw.v_t
 
-        try:
-            with pytest.raises(AssertionError, match=r"Silent\.head needs a docstring"):
-                check("objectives", "silent")
-        finally:
-            OBJECTIVES.unregister("silent")
+        with registered("silent", Silent), pytest.raises(AssertionError, match=r"Silent\.head needs a docstring"):
+            check("objectives", "silent")
 
     def test_a_target_of_another_shape(self) -> None:
-        @OBJECTIVES.register("narrow")
         class Narrow(Regression):
             """Its target would broadcast."""
 
@@ -126,11 +129,8 @@ class TestTheContractCanFail:
             def target(self, draw: Draw, passes: Passes) -> Samples:
                 return draw.v_t[:, :1]
 
-        try:
-            with pytest.raises(ValueError, match=r"Narrow\.target gave \(16, 1\)"):
-                check("objectives", "narrow")
-        finally:
-            OBJECTIVES.unregister("narrow")
+        with registered("narrow", Narrow), pytest.raises(ValueError, match=r"Narrow\.target gave \(16, 1\)"):
+            check("objectives", "narrow")
 
     def test_a_taken_name(self) -> None:
         with pytest.raises(ValueError, match="already taken"):

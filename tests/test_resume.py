@@ -101,7 +101,7 @@ def test_a_finished_run_is_evaluated_again_and_stays_the_same(tmp_path: Path) ->
     assert [name for name in before if before[name] != after[name]] == ["results.json"]
 
 
-SAVING = ["rename", "_flush", "write", "_link", "_discard"]
+SAVING = ["rename", "_flush", "write", "point", "_discard"]
 
 
 @pytest.mark.parametrize("place", SAVING)
@@ -120,7 +120,7 @@ def test_stopped_while_a_checkpoint_is_written(place: str, tmp_path: Path, monke
 
         started = Run(settings, tmp_path / "parts", resume=True)
         patch.setattr(owner, place, stopping)
-        if place == "_discard" or place == "_link":
+        if place == "_discard" or place == "point":
             calls.extend([place] * 5)
         with pytest.raises(Stopped):
             started.go()

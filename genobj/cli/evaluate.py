@@ -43,19 +43,17 @@ def command(
     load_plugins(plugins_of(run))
 
     from genobj.cli.progress import scores
-    from genobj.cli.sampling import build
-    from genobj.config.load import read_toml
+    from genobj.cli.sampling import build, experiment_of
     from genobj.evaluation import Generator, Scorer
-    from genobj.experiment import Experiment
     from genobj.hub import load
     from genobj.training.distributed import device_of, set_threads
 
     where = device_of(device)
     loaded = load(run, weights, where)
     set_threads(0, loaded.model)
-    if not (run / "config.toml").is_file():
+    experiment = experiment_of(run)
+    if experiment is None:
         raise ValueError(f"{run} has no config.toml, so its data are not known")
-    experiment = Experiment.model_validate(read_toml(run / "config.toml"))
     changes = {
         "count": count,
         "seed": seed,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genobj.config.load import Layers, find_recipe, parse_override, read_toml, recipe_names
+from genobj.config.load import RECIPES, Layers, find_recipe, parse_override, read_toml, recipe_names
 from genobj.registry import reason
 
 if TYPE_CHECKING:
@@ -51,13 +51,14 @@ def resolve(
     layers = Layers()
     path = find_recipe(recipe or _base(data, overrides or []))
     layers.add(read_toml(path), f"recipe {path.stem}" if path.name != "config.toml" else str(path))
+    about = _about(layers)
     _add_plugins(layers, plugins or [])
     for name, value in (("backbone", backbone), ("data", data)):
         if value is not None:
             layers.put([name], value, f"--{name}")
     _pair(layers, _names(heads, "--heads"), _names(objectives, "--objectives"))
-    if objectives is not None or data is not None:
-        _rename(layers, path.stem)
+    if path.parent == RECIPES and _about(layers) != about:  # no longer what the shipped recipe's name says
+        layers.put(["name"], "-".join(_about(layers)), "--objectives, --data")
     if seed is not None:
         layers.put(["seed"], seed, "--seed")
     for text in overrides or []:
@@ -67,15 +68,6 @@ def resolve(
     from genobj.experiment import Experiment
 
     return Experiment.model_validate(layers.tree), layers
-
-
-def _rename(layers: Layers, recipe: str) -> None:
-    """A run of other objectives or data than those of its shipped recipe does not bear the recipe's name."""
-    if recipe in recipe_names():
-        base = Layers()
-        base.add(read_toml(find_recipe(recipe)), recipe)
-        if _about(layers) != _about(base):
-            layers.put(["name"], "-".join(_about(layers)), "--objectives, --data")
 
 
 def _about(layers: Layers) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from genobj.config.load import Layers, parse_override, read_toml
 from genobj.evaluation import Evaluation
+from genobj.experiment import Experiment
 from genobj.samplers.base import Sampler
 from genobj.types import Horizon
 
@@ -18,7 +19,8 @@ def build(
     """
     layers = Layers()
     for text in overrides:
-        layers.put(["sampler", *parse_override(text)[0]], parse_override(text)[1], text)
+        path, value = parse_override(text)
+        layers.put(["sampler", *path], value, text)
     settings = layers.tree.get("sampler", {})
     if name is not None:
         changed = {"sampler": {"kind": name, **settings}}
@@ -27,10 +29,14 @@ def build(
     return [type(s).model_validate(s.model_dump(mode="json") | settings) for s in usual] if settings else list(usual)
 
 
+def experiment_of(run: Path) -> Experiment | None:
+    """The settings of a run; None for a folder that holds a model only."""
+    file = run / "config.toml"
+    return Experiment.model_validate(read_toml(file)) if file.is_file() else None
+
+
 def of_run(run: Path, nfe: Sequence[int]) -> Evaluation:
     """How a run is evaluated by its own settings, at these numbers of evaluations."""
-    from genobj.experiment import Experiment
-
-    file = run / "config.toml"
-    own = Experiment.model_validate(read_toml(file)).evaluation if file.is_file() else Evaluation()
+    experiment = experiment_of(run)
+    own = experiment.evaluation if experiment else Evaluation()
     return Evaluation.model_validate(dict(own) | {"nfe": tuple(nfe)})

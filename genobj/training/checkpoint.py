@@ -5,7 +5,6 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genobj.config.base import Config
+from genobj.training.folder import point
 from genobj.training.state import State
 
 
@@ -32,8 +32,8 @@ def save(folder: Path, state: State, keep: int) -> Path:
     """Write checkpoints/step_00001000 below a run folder; a kill at any moment leaves whole checkpoints only."""
     parent = folder / "checkpoints"
     parent.mkdir(exist_ok=True)
-    name = f"step_{state.step:08d}"
-    temporary, final = parent / f".{name}.{os.getpid()}", parent / name
+    final = place(folder, state.step)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
     for leftover in parent.glob(".step_*"):  # of a run that was killed here
         shutil.rmtree(leftover)
     temporary.mkdir()
@@ -47,18 +47,17 @@ def save(folder: Path, state: State, keep: int) -> Path:
         _discard(final)
     temporary.rename(final)
     _flush(parent)
-    _link(parent / "latest", name)
+    point(parent / "latest", final.name)
     for old in steps(folder)[:-keep]:
-        _discard(parent / f"step_{old:08d}")
+        _discard(place(folder, old))
     return final
 
 
 def load(folder: Path, state: State) -> None:
     """Put the newest checkpoint of a run folder into `state`; ValueError names a file that does not fit."""
-    found = steps(folder)
-    if not found:
+    path = newest(folder)
+    if path is None:
         raise ValueError(f"{folder} holds no checkpoint to resume from")
-    path = folder / "checkpoints" / f"step_{found[-1]:08d}"
     try:
         meta = json.loads((path / "meta.json").read_text())
         if meta.pop("crc32") != _crc(json.dumps(meta)):
@@ -75,6 +74,17 @@ def steps(folder: Path) -> list[int]:
     """Steps of the whole checkpoints below a run folder, oldest first."""
     names = [path.name.removeprefix("step_") for path in (folder / "checkpoints").glob("step_*")]
     return sorted(int(name) for name in names if name.isdecimal())
+
+
+def place(folder: Path, step: int) -> Path:
+    """Where a run folder keeps the checkpoint of a step."""
+    return folder / "checkpoints" / f"step_{step:08d}"
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint below a run folder."""
+    found = steps(folder)
+    return place(folder, found[-1]) if found else None
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -156,14 +166,6 @@ def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     os.fsync(handle)
     os.close(handle)
-
-
-def _link(link: Path, target: str) -> None:
-    temporary = link.with_name(f".latest.{os.getpid()}")
-    with suppress(OSError):  # some file systems have no links
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(target)
-        temporary.replace(link)
 
 
 def _advice(path: Path) -> str:

@@ -94,11 +94,17 @@ def environment() -> dict[str, Any]:
 
 
 def link_latest(path: Path, runs: Path) -> None:
-    """Point runs/latest at a run in `runs`, where the file system has links."""
+    """Point runs/latest at a run in `runs`, unless something that is no link has that name."""
     path = path.resolve()  # the run itself, also if it was named by this very link
-    link, temporary = runs / "latest", runs / f".latest.{os.getpid()}"
+    link = runs / "latest"
     if path.parent == runs.resolve() and (link.is_symlink() or not link.exists()):
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(path.name)
-            temporary.replace(link)
+        point(link, path.name)
+
+
+def point(link: Path, target: str) -> None:
+    """Make `link` point at its neighbour `target`, at once; nothing happens where the file system has no links."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        temporary.replace(link)

@@ -3,20 +3,44 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import reduce
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genobj.guidance.base import Guidance
+from genobj.mixture import Share, check_anchors, horizons, share
 from genobj.objectives.base import Objective
-from genobj.passes import Count, Masks, StepPasses, TrainedNetwork
+from genobj.passes import Count, Masks, StepPasses, TrainedNetwork, velocity_head
 from genobj.paths.base import Path
 from genobj.times.base import Times
 from genobj.times.pairs import Pairs
-from genobj.types import Draw, Horizon, Labels, Point, Samples, Weights, over
+from genobj.types import Draw, Labels, Losses, Samples, TimeTensor, Weights, over
 
 Networks = Mapping[Weights, TrainedNetwork]
+DropWhere = Literal["anywhere", "prefix", "guided"]
+
+
+class Term(NamedTuple):
+    """One objective's part of the loss."""
+
+    value: Tensor
+    """Mean over the rows that it scores, unweighted: what is logged."""
+    share: Tensor
+    """What is added to the total: weighted, and in proportion to its rows."""
+    draw: Draw
+    """The draw as this objective is asked about it."""
+
+
+class Scored(NamedTuple):
+    """A step's terms, with gradients, and what they were made from."""
+
+    terms: dict[str, Term]
+    draw: Draw
+    """With the guided velocity."""
+    out: dict[str, Tensor]
+    """The forward with gradients at the draw's point."""
+    passes: StepPasses
 
 
 class Loss(NamedTuple):
@@ -25,7 +49,7 @@ class Loss(NamedTuple):
     total: Tensor
     """Weighted sum of the terms (DuMo Eq. 9), a scalar with gradient."""
     terms: dict[str, Tensor]
-    """Batch mean of every objective, unweighted, detached."""
+    """Mean of every objective over its rows, unweighted, detached."""
     passes: Count
     """What this step cost."""
 
@@ -34,9 +58,9 @@ class Composer:
     """Weighted sum of objectives on one shared draw and one shared forward.
 
     classes: number of labels, 0 for none; label_drop: probability that a label becomes the null label `classes`;
-    shared_masks: whether the network has dropout, whose masks all passes of a step then share;
-    low: whether the forward with gradients runs under bf16 autocast.
-    Raises ValueError if the objectives contradict each other or the guidance.
+    drop_where: which rows may lose it (see Experiment); shared_masks: whether the network has dropout, whose masks all
+    passes of a step then share; low: whether the forward with gradients runs under bf16 autocast.
+    Raises ValueError if the objectives contradict each other, the law of (t, r) or the guidance.
     """
 
     def __init__(
@@ -49,17 +73,27 @@ class Composer:
         *,
         classes: int = 0,
         label_drop: float = 0.0,
+        drop_where: DropWhere = "anywhere",
         shared_masks: bool = False,
         low: bool = False,
     ):
         self.path, self.times, self.pairs, self.objectives, self.guidance = path, times, pairs, objectives, guidance
-        self.classes, self.label_drop, self.shared_masks, self.low = classes, label_drop, shared_masks, low
+        self.classes, self.label_drop, self.drop_where = classes, label_drop, drop_where
+        self.shared_masks, self.low = shared_masks, low
         self.horizons = horizons(objectives)
+        self.shares: dict[str, Share] = {name: share(name, objectives, self.horizons, pairs) for name in objectives}
+        check_anchors(objectives, self.shares, pairs)
         if guidance.active and not classes:
             raise ValueError("guidance needs labelled data; type guidance=none, or choose data with labels (digits)")
         for name, objective in objectives.items():
             if refusal := objective.refusal(guided=guidance.active):
                 raise ValueError(f"objectives.{name}: {refusal}")
+            if objective.needs_gap and not pairs.gap:
+                raise ValueError(
+                    f"objectives.{name}.scale guides the finest jumps; type pairs=dyadic pairs.finest=step"
+                )
+        if guidance.active or any(objective.asks_velocity for objective in objectives.values()):
+            velocity_head(self.horizons)
 
     @property
     def networks(self) -> frozenset[Weights]:
@@ -68,64 +102,99 @@ class Composer:
         used = [objective.networks for objective in self.objectives.values()]
         return online.union(*used, self.guidance.networks if self.guidance.active else ())
 
-    def draw(self, x: Samples, y: Labels | None, generator: torch.Generator) -> Draw:
-        """Alg. 1, lines 2 to 5, with dropped labels; everything random comes from `generator`."""
+    def draw(self, x: Samples, y: Labels | None, generator: torch.Generator, progress: float = 0.0) -> Draw:
+        """Alg. 1, lines 2 to 5, with dropped labels; everything random comes from `generator`.
+
+        progress: share of the run that is over, for schedules.
+        """
         batch, device = len(x), x.device
         z = torch.randn(x.shape, generator=generator, device=device)
         if "interval" in self.horizons.values():
             t, r = self.pairs.sample(self.times, batch, generator)
+            equal, gap = self.pairs.prefix(batch), self.pairs.gap
         else:
-            t = self.times.sample(batch, generator)
+            t, equal, gap = self.times.sample(batch, generator), 0, 0.0
             r = torch.zeros_like(t)  # nobody looks at it
         x_t, v_t = self.path.point(x, z, t), self.path.velocity(x, z, t)
         if self.path.bridge:
             x_t = x_t + self.path.bridge * torch.randn(x.shape, generator=generator, device=device)
-        if y is None or not self.classes:
-            return Draw(x, z, t, r, x_t, v_t, v_t)
-        dropped = torch.rand(batch, generator=generator, device=device) < self.label_drop
-        return Draw(x, z, t, r, x_t, v_t, v_t, y.masked_fill(dropped, self.classes), dropped)
+        draw = Draw(x, z, t, r, x_t, v_t, v_t, equal=equal, gap=gap, progress=progress)
+        if y is not None and self.classes:
+            dropped = torch.rand(batch, generator=generator, device=device) < self.label_drop
+            if self.drop_where == "prefix":  # as many rows, all at the front
+                dropped = torch.arange(batch, device=device) < dropped.sum()
+            elif self.drop_where == "guided":
+                dropped = dropped & self.guidance.covers(t)
+            draw = draw._replace(y=y.masked_fill(dropped, self.classes), dropped=dropped)
+        if self.guidance.feeds:
+            g, g_v = self.guidance.inputs(t, r, generator)
+            draw = draw._replace(g=g, g_v=g_v)
+        if any(objective.draws_chance for objective in self.objectives.values()):
+            draw = draw._replace(chance=torch.rand(batch, generator=generator, device=device))
+        return draw
 
-    def __call__(self, networks: Networks, x: Samples, y: Labels | None, generator: torch.Generator) -> Loss:
+    def __call__(
+        self,
+        networks: Networks,
+        x: Samples,
+        y: Labels | None,
+        generator: torch.Generator,
+        progress: float = 0.0,
+    ) -> Loss:
         """One step's loss on fresh draws."""
-        return self.loss(networks, self.draw(x, y, generator))
+        return self.loss(networks, self.draw(x, y, generator, progress))
 
     def loss(self, networks: Networks, draw: Draw) -> Loss:
         """Alg. 1, lines 7 to 12, on a given draw."""
+        scored = self.score(networks, draw)
+        total = reduce(torch.add, [term.share for term in scored.terms.values()])
+        return Loss(total, {name: term.value.detach() for name, term in scored.terms.items()}, scored.passes.count)
+
+    def score(self, networks: Networks, draw: Draw) -> Scored:
+        """Every objective's term, with gradients."""
         masks = Masks(draw.x_t.device) if self.shared_masks else None
         passes = StepPasses(networks, len(draw.x_t), masks, low=self.low)
+        terms: dict[str, Term] = {}
+        if draw.y is not None:
+            draw = draw._replace(null=torch.full_like(draw.y, self.classes))
         with torch.autocast(draw.x_t.device.type, torch.bfloat16) if self._autocast(draw.x_t) else nullcontext():
-            out = passes.main(Point(draw.x_t, draw.t, draw.r, draw.y))
+            ends = {None: draw.r} | {s.end: self._end(draw, s.end) for s in self.shares.values()}
+            outs = {end: passes.main(draw.point._replace(r=r)) for end, r in ends.items()}
             with torch.no_grad():
                 draw = self.guided(draw, passes)
-            terms = {name: objective.loss(out, draw, passes).mean() for name, objective in self.objectives.items()}
-        total = reduce(torch.add, [self.objectives[name].weight * term for name, term in terms.items()])
-        return Loss(total, {name: term.detach() for name, term in terms.items()}, passes.count)
+            for name, objective in self.objectives.items():
+                share = self.shares[name]
+                own = draw._replace(r=ends[share.end], equal=draw.equal if share.skips else 0)
+                losses = objective.loss(outs[share.end], own, passes)
+                terms[name] = self._term(name, losses, outs[share.end], share.mask(draw), own)
+        return Scored(terms, draw, outs[None], passes)
+
+    def _term(self, name: str, losses: Losses, out: Mapping[str, Tensor], rows: Tensor | None, draw: Draw) -> Term:
+        weight = self.objectives[name].weight(draw.progress)
+        value = losses.mean() if rows is None else losses.where(rows, 0.0).sum() / rows.sum().clamp(min=1)
+        if self.objectives[name].uncertainty:
+            s = out[log_variance(name)]
+            losses = (-s).exp() * losses + s
+        return Term(value, weight * (losses if rows is None else losses.where(rows, 0.0)).mean(), draw)
+
+    def _end(self, draw: Draw, end: str | None) -> TimeTensor:
+        """The r at which objectives are asked that are not about the drawn one."""
+        return draw.r if end is None else draw.t if end == "instant" else torch.zeros_like(draw.t)
 
     def _autocast(self, x: Samples) -> bool:
         return self.low and torch.amp.is_autocast_available(x.device.type)
 
     def guided(self, draw: Draw, passes: StepPasses) -> Draw:
-        """The draw with line 9's velocity where guidance holds: kept labels, times in the interval."""
-        if not self.guidance.active:
+        """The draw with line 9's velocity where guidance holds: times in the interval, and labels that were kept."""
+        if not self.guidance.active or draw.y is None:
             return draw
-        low, high = self.guidance.interval
-        where = (draw.t >= low) & (draw.t <= high)
-        if draw.dropped is not None:
+        where = self.guidance.covers(draw.t)
+        if draw.dropped is not None and self.guidance.dropped == "plain":
             where = where & ~draw.dropped
-        v = self.guidance.velocity(draw, passes, self.classes)
+        v = self.guidance.velocity(draw, passes)
         return draw._replace(v_t=torch.where(over(where, v), v, draw.v_path))
 
 
-def horizons(objectives: Mapping[str, Objective]) -> dict[str, Horizon]:
-    """Horizon of every head that the objectives train; ValueError if two of them disagree about one head."""
-    found: dict[str, Horizon] = {}
-    owner: dict[str, str] = {}
-    for name, objective in objectives.items():
-        for head, horizon in objective.trains.items():
-            if found.setdefault(head, horizon) != horizon:
-                raise ValueError(
-                    f"objectives {owner[head]!r} and {name!r} want different things of head {head!r} "
-                    f"({found[head]}, {horizon}); give each a head of its own, e.g. objectives.{name}.head={name}_head"
-                )
-            owner.setdefault(head, name)
-    return found
+def log_variance(name: str) -> str:
+    """Name of the head that learns the log-variance of an objective's term."""
+    return f"{name}_log_variance"

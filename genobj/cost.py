@@ -63,22 +63,31 @@ def measure(experiment: Experiment) -> Cost:
     return Cost(loss.passes, parameters, counter.get_total_flops() * (experiment.train.batch // micro), memory)
 
 
-def one_step(experiment: Experiment, model: Model, batch: int) -> Loss:
-    """The loss of a step on empty tensors; other networks are stood in for by the model itself."""
-    composer = experiment.composer(shared_masks=False)
+def one_step(experiment: Experiment, model: Model, batch: int, progress: float = 0.5) -> Loss:
+    """The loss of a step on empty tensors, by default of the middle of the run, where schedules are on their way.
+
+    Other networks are stood in for by the model itself.
+    """
+    composer = experiment.composer(shared_masks=model.has_dropout)
     networks: dict[Weights, TrainedNetwork] = dict.fromkeys(composer.networks, model)
-    return composer.loss(networks, _empty_draw(experiment, composer, batch))
+    return composer.loss(networks, _empty_draw(experiment, composer, batch)._replace(progress=progress))
 
 
 def _empty_draw(experiment: Experiment, composer: Composer, batch: int) -> Draw:
+    """Shapes of a draw, and what of it decides which passes are run."""
+
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, device="meta")
 
     shape = (batch, *experiment.data.shape)
     t, r, v = empty(batch), empty(batch), empty(*shape)
-    y = torch.empty(batch, dtype=torch.long, device="meta") if composer.classes else None
-    dropped = torch.empty(batch, dtype=torch.bool, device="meta") if composer.classes else None
-    return Draw(empty(*shape), empty(*shape), t, r, empty(*shape), v, v, y, dropped)
+    interval = "interval" in composer.horizons.values()
+    draw = Draw(empty(*shape), empty(*shape), t, r, empty(*shape), v, v, chance=empty(batch))
+    draw = draw._replace(equal=composer.pairs.prefix(batch) if interval else 0, gap=composer.pairs.gap)
+    if composer.classes:
+        y, null = (torch.empty(batch, dtype=torch.long, device="meta") for _ in range(2))
+        draw = draw._replace(y=y, null=null, dropped=torch.empty(batch, dtype=torch.bool, device="meta"))
+    return draw._replace(g=empty(batch, 3), g_v=empty(batch, 3)) if composer.guidance.feeds else draw
 
 
 class _Kept(torch.autograd.graph.saved_tensors_hooks):

@@ -9,6 +9,7 @@ overshoots and diverges (`t u` would integrate v_t along the unguided trajectory
 
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -23,12 +24,14 @@ class Derivative(Config):
     """central: two passes; backward: one pass and the main forward; jvp: exact, forward mode."""
     step: Annotated[float, Field(gt=0, le=0.25)] = 0.005
     """Step in t of the differences."""
-    direction: Literal["guided", "conditional"] = "guided"
-    """Follow the guided velocity v_t, or dx_t/dt of the pair (x, z)."""
+    direction: Literal["guided", "conditional", "predicted"] = "guided"
+    """Follow the guided velocity v_t, dx_t/dt of the pair (x, z), or the model's own velocity (improved MeanFlow)."""
     force: bool = False
     """Allow the conditional direction with guidance on, although it diverges."""
     precision: Literal["float32", "autocast"] = "float32"
     """Precision of the passes: a difference amplifies rounding by 1 / (2 step)."""
+    clamp: Annotated[float, Field(gt=0)] | None = None
+    """Bound on the entries of du/dt (hurts in two dimensions); unset: none."""
     weights: Literal["online", "ema"] = "online"
     """Network that is differentiated (theta^-): the live one or its average, which lags behind and is worse on toys."""
 
@@ -38,17 +41,30 @@ class Derivative(Config):
             return "the conditional direction diverges under guidance; type derivative.direction=guided (or force=true)"
         return None
 
-    def __call__(self, draw: Draw, passes: Passes, head: str) -> Samples:
-        """du/dt of `head` at (x_t, t, r) of the draw, shaped like x_t."""
-        velocity = draw.v_t if self.direction == "guided" else draw.v_path
-        here = Point(draw.x_t, draw.t, draw.r, draw.y)
+    def __call__(self, draw: Draw, passes: Passes, head: str, skip: int = 0) -> Samples:
+        """du/dt of `head` at (x_t, t, r) of the draw, shaped like x_t; zero in the first `skip` rows."""
+        if skip >= len(draw.t):
+            return torch.zeros_like(draw.x_t)
+        found = self._quotient(draw, passes, head, skip)
+        found = found if self.clamp is None else found.clamp(-self.clamp, self.clamp)
+        return torch.cat([torch.zeros_like(draw.x_t[:skip]), found]) if skip else found
+
+    def along(self, draw: Draw, passes: Passes) -> Samples:
+        """The direction, shaped like x_t."""
+        if self.direction == "predicted":
+            return passes.velocity(draw.velocity_point)
+        return draw.v_t if self.direction == "guided" else draw.v_path
+
+    def _quotient(self, draw: Draw, passes: Passes, head: str, skip: int) -> Samples:
+        here, velocity = draw.point, self.along(draw, passes)
         if self.method == "jvp":
-            return passes.tangent(here, velocity, head, self.weights)
+            return passes.tangent(here, velocity, head, self.weights, skip)
         ahead, behind = passes.remember(
             ("along", self.method, self.step), lambda: self._ends(here, velocity), *here, velocity
         )
-        out = passes(ahead, behind, weights=self.weights, precise=self.precision == "float32")
-        return (out[0][head] - out[1][head]) / over(ahead.t - behind.t, draw.x_t)
+        out = passes(ahead, behind, weights=self.weights, precise=self.precision == "float32", skip=skip)
+        difference = out[0][head] - out[1][head]
+        return difference / over((ahead.t - behind.t)[skip:], difference)
 
     def _ends(self, here: Point, velocity: Tensor) -> tuple[Point, Point]:
         def at(t: TimeTensor) -> Point:

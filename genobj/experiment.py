@@ -6,16 +6,19 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from genobj.backbones.base import Backbone
-from genobj.composer import Composer, horizons
+from genobj.composer import Composer, DropWhere, log_variance
 from genobj.config.base import Config, Pick, named
 from genobj.config.load import fingerprint
 from genobj.data.base import Data
 from genobj.evaluation import Evaluation
+from genobj.expected import Expected
 from genobj.guidance.base import Guidance
 from genobj.guidance.frozen import FrozenGuidance
 from genobj.heads.base import Head
+from genobj.heads.log_variance import LogVariance
 from genobj.heads.projection import Projection
 from genobj.hub import load
+from genobj.mixture import horizons
 from genobj.model import HeadName, ModelSettings
 from genobj.objectives.base import Objective
 from genobj.parts import BACKBONES, DATA, GUIDANCE, HEADS, OBJECTIVES, PAIRS, PATHS, TIMES
@@ -25,13 +28,14 @@ from genobj.times.base import Times
 from genobj.times.pairs import Pairs
 from genobj.training.averages import EMA
 from genobj.training.checkpoint import Checkpoint
+from genobj.training.diagnose import Diagnose
 from genobj.training.distributed import Distributed
 from genobj.training.log import COLUMNS, Log
 from genobj.training.loop import Train
 from genobj.training.optim import Optim
 from genobj.types import Horizon, Weights
 
-FREE = frozenset({"name", "log", "checkpoint", "pictures", "evaluation", "plugins"}) | {
+FREE = frozenset({"name", "log", "checkpoint", "pictures", "evaluation", "diagnose", "plugins", "expected"}) | {
     "train.device",
     "train.threads",
     "train.compile",
@@ -77,6 +81,9 @@ class Experiment(Config):
     """Training-time guidance."""
     label_drop: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of labels replaced by the null label."""
+    label_drop_where: DropWhere = "anywhere"
+    """Rows that may lose their label: 'anywhere', 'prefix' (as many rows, all at the front of the batch, where r = t:
+    MeanFlow's official code, Shortcut), or 'guided' (where guidance holds: AlphaFlow)."""
     optim: Optim = Optim()
     """Optimiser."""
     ema: EMA = EMA()
@@ -89,10 +96,14 @@ class Experiment(Config):
     """What is measured at the end."""
     pictures: Pictures = Pictures()
     """Pictures during training."""
+    diagnose: Diagnose = Diagnose()
+    """How the objectives get on with each other, looked at now and then (docs/diagnostics.md)."""
     checkpoint: Checkpoint = Checkpoint()
     """When the state is saved."""
     log: Log = Log()
     """What is written down."""
+    expected: tuple[Expected, ...] = ()
+    """Published numbers to compare with; they change nothing."""
 
     @field_validator("objectives", mode="before")
     @classmethod
@@ -106,20 +117,25 @@ class Experiment(Config):
         if not objectives:
             return heads
         trained = horizons(objectives)
-        if not heads:
-            return {name: Projection() for name in trained}
+        scalars: dict[str, Head] = {log_variance(n): LogVariance() for n, o in objectives.items() if o.uncertainty}
+        if not heads.keys() - scalars.keys():
+            heads = {name: Projection() for name in trained} | heads
         for name, objective in objectives.items():
             for head in objective.trains.keys() - heads.keys():
                 names = ",".join(heads)
                 raise ValueError(
                     f"objective {name!r} trains head {head!r}, but the model has {names}; type --heads {names},{head}"
                 )
-        if unused := heads.keys() - trained.keys():
+        if unused := heads.keys() - trained.keys() - scalars.keys():
             rest = ",".join(name for name in heads if name in trained)
             raise ValueError(
                 f"no objective trains head {min(unused)!r}; type --heads {rest}, or add an objective for it"
             )
-        return {name: heads[name] for name in heads}
+        for name, head in heads.items():
+            if head.scalar != (name in scalars):
+                what = "one number" if head.scalar else "a tensor like x_t"
+                raise ValueError(f"heads.{name} gives {what}, which is not what trains it; leave its kind out")
+        return heads | {name: head for name, head in scalars.items() if name not in heads}
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Experiment":
@@ -131,10 +147,11 @@ class Experiment(Config):
             raise ValueError(
                 f"train.batch={self.train.batch} is not a multiple of train.micro_batch={self.train.micro_batch}"
             )
-        if self.guidance.active:
-            velocity_head(self.horizons)
-            if refusal := self.guidance.refusal(label_drop=self.label_drop):
-                raise ValueError(f"guidance: {refusal}")
+        rows = self.train.micro_batch or self.train.batch
+        if "interval" in self.horizons.values() and (refusal := self.pairs.refusal(rows)):
+            raise ValueError(f"pairs: {refusal}")
+        if self.guidance.active and (refusal := self.guidance.refusal(label_drop=self.label_drop)):
+            raise ValueError(f"guidance: {refusal}")
         for sampler in self.evaluation.samplers(self.horizons).values():
             if sampler.guidance != 1 and not self.data.classes:
                 raise ValueError("evaluation.sampler.guidance needs labelled data; type evaluation.sampler.guidance=1")
@@ -147,12 +164,15 @@ class Experiment(Config):
     def horizons(self) -> dict[str, Horizon]:
         """Horizon of every head, in the order of `heads`."""
         found = horizons(self.objectives)
-        return {name: found[name] for name in self.heads}
+        return {name: found[name] for name in self.heads if name in found}
 
     @property
     def idle(self) -> frozenset[str]:
         """The law of r, where no head sees r; the share of dropped labels, where there are none."""
-        unused = {"pairs": "interval" not in self.horizons.values(), "label_drop": not self.data.classes}
+        unlabelled = not self.data.classes
+        no_r = "interval" not in self.horizons.values()
+        unused = {"pairs": no_r, "label_drop": unlabelled, "label_drop_where": unlabelled}
+        unused["times"] = not no_r and self.pairs.own_times
         return frozenset(name for name, is_unused in unused.items() if is_unused)
 
     def tree(self) -> dict[str, Any]:
@@ -176,6 +196,7 @@ class Experiment(Config):
             shape=self.data.shape,
             classes=self.data.classes,
             path=self.path,
+            fed=self.guidance.feeds,
         )
 
     def composer(self, *, shared_masks: bool = False) -> Composer:
@@ -188,6 +209,7 @@ class Experiment(Config):
             self.guidance,
             classes=self.data.classes,
             label_drop=self.label_drop,
+            drop_where=self.label_drop_where,
             shared_masks=shared_masks,
             low=self.train.precision == "bf16",
         )

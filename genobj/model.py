@@ -12,17 +12,28 @@ from genobj.config.base import Config, Pick
 from genobj.heads.base import Head
 from genobj.parts import BACKBONES, HEADS, PATHS
 from genobj.paths.base import Path
-from genobj.types import Horizon, Labels, Samples, TimeTensor
+from genobj.types import Guide, Horizon, Labels, Samples, TimeTensor
+
+GUIDE = 3
+"""Numbers that a network with fed guidance takes as further channels of x_t."""
 
 
 class Model(nn.Module):
     """F_theta(x_t, t, r, y) -> {head: prediction}."""
 
-    def __init__(self, trunk: Trunk, heads: Mapping[str, nn.Module], horizons: Mapping[str, Horizon], *, trunk_r: bool):
+    def __init__(
+        self,
+        trunk: Trunk,
+        heads: Mapping[str, nn.Module],
+        horizons: Mapping[str, Horizon],
+        *,
+        trunk_r: bool,
+        fed: bool = False,
+    ):
         super().__init__()
         self.trunk, self.heads = trunk, nn.ModuleDict(heads)
         self.horizons = dict(horizons)
-        self.trunk_r = trunk_r
+        self.trunk_r, self.fed = trunk_r, fed
         interval = {name for name, horizon in horizons.items() if horizon == "interval"}
         self.sees_r = frozenset(heads) if trunk_r else frozenset(interval)
         """Heads whose output depends on r."""
@@ -33,11 +44,27 @@ class Model(nn.Module):
         return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.modules())
 
     def forward(
-        self, x_t: Samples, t: TimeTensor, *, r: TimeTensor | None = None, y: Labels | None = None
+        self,
+        x_t: Samples,
+        t: TimeTensor,
+        *,
+        r: TimeTensor | None = None,
+        y: Labels | None = None,
+        g: Guide | None = None,
     ) -> dict[str, Tensor]:
-        """One tensor per head, shaped like x_t; r is needed only if some head or the trunk sees it."""
+        """One tensor per head, shaped like x_t; r is needed only if some head or the trunk sees it, g if it is fed."""
+        if self.fed:
+            x_t = torch.cat([x_t, _channels(x_t, g)], 1)
         features = self.trunk(x_t, t, r=r if self.trunk_r else None, y=y)
         return {name: head(features, t, r) for name, head in self.heads.items()}
+
+
+def _channels(x_t: Samples, g: Guide | None) -> Tensor:
+    """1 - 1/w, low and high as constant channels (b, 3, ...); without g the scale is 1 on the whole interval."""
+    if g is None:
+        g = x_t.new_tensor([1.0, 0.0, 1.0]).expand(len(x_t), GUIDE)
+    told = torch.cat([1 - 1 / g[:, :1], g[:, 1:]], 1).to(x_t.dtype)
+    return told.view(*told.shape, *[1] * (x_t.ndim - 2)).expand(-1, -1, *x_t.shape[2:])
 
 
 def _attribute(name: str) -> str:
@@ -64,6 +91,8 @@ class ModelSettings(Config):
     """Number of labels; the null label is `classes`."""
     path: Annotated[Path, Pick(PATHS, "linear")]
     """The path that the model was trained on."""
+    fed: bool = False
+    """Whether guidance is an input of the network."""
 
     def build(self, seed: int = 0) -> Model:
         """The network with fresh weights (on the default device), the same for the same seed."""
@@ -71,12 +100,11 @@ class ModelSettings(Config):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             trunk_r = "trunk" in r_in.values()
-            trunk = self.backbone.build(self.shape, self.classes, sees_r=trunk_r)
-            heads = {
-                name: head.build(trunk, self.shape[0], sees_r=r_in.get(name) == "head")
-                for name, head in self.heads.items()
-            }
-        return Model(trunk, heads, self.horizons, trunk_r=trunk_r)
+            shape = (self.shape[0] + GUIDE * self.fed, *self.shape[1:])
+            trunk = self.backbone.build(shape, self.classes, sees_r=trunk_r)
+            told = {name: bool(r_in) if head.scalar else r_in.get(name) == "head" for name, head in self.heads.items()}
+            heads = {name: head.build(trunk, self.shape[0], sees_r=told[name]) for name, head in self.heads.items()}
+        return Model(trunk, heads, self.horizons, trunk_r=trunk_r, fed=self.fed)
 
     def _r_in(self, name: str) -> str:
-        return self.heads[name].r_in or ("trunk" if len(self.heads) == 1 else "head")
+        return self.heads[name].r_in or ("trunk" if len(self.horizons) == 1 else "head")

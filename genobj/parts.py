@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from genobj.paths.base import Path
     from genobj.samplers.base import Sampler
     from genobj.samplers.grids import Grid
+    from genobj.schedules import Schedule
     from genobj.times.base import Times
     from genobj.times.pairs import Pairs
 
@@ -24,11 +25,37 @@ OBJECTIVES: "Registry[Objective]" = Registry(
     {
         "fm": "genobj.objectives.flow_matching:FlowMatching",
         "cm": "genobj.objectives.consistency:Consistency",
+        "mf": "genobj.objectives.mean_flow:MeanFlow",
+        "imf": "genobj.objectives.improved_mean_flow:ImprovedMeanFlow",
+        "sc": "genobj.objectives.shortcut:Shortcut",
+        "ect": "genobj.objectives.easy_consistency:EasyConsistency",
+        "ict": "genobj.objectives.improved_consistency:ImprovedConsistency",
+        "alphaflow": "genobj.objectives.alpha_flow:AlphaFlow",
+        "soflow": "genobj.objectives.solution_flow:SolutionFlow",
+        "split": "genobj.objectives.split_mean_flow:SplitMeanFlow",
     },
-    titles={"fm": "flow matching", "cm": "consistency"},
+    titles={
+        "fm": "flow matching",
+        "cm": "consistency",
+        "mf": "MeanFlow",
+        "imf": "improved MeanFlow",
+        "sc": "Shortcut",
+        "ect": "easy consistency tuning",
+        "ict": "improved consistency training",
+        "alphaflow": "AlphaFlow",
+        "soflow": "SoFlow",
+        "split": "SplitMeanFlow",
+    },
 )
 
-HEADS: "Registry[Head]" = Registry("head", "heads", {"projection": "genobj.heads.projection:Projection"})
+HEADS: "Registry[Head]" = Registry(
+    "head",
+    "heads",
+    {
+        "projection": "genobj.heads.projection:Projection",
+        "log_variance": "genobj.heads.log_variance:LogVariance",
+    },
+)
 
 BACKBONES: "Registry[Backbone]" = Registry(
     "backbone",
@@ -71,6 +98,7 @@ PAIRS: "Registry[Pairs]" = Registry(
         "below": "genobj.times.pairs:Below",
         "sorted": "genobj.times.pairs:Sorted",
         "capped": "genobj.times.pairs:Capped",
+        "dyadic": "genobj.times.dyadic:Dyadic",
     },
 )
 
@@ -93,6 +121,22 @@ GUIDANCE: "Registry[Guidance]" = Registry(
         "none": "genobj.guidance.none:NoGuidance",
         "self": "genobj.guidance.own:SelfGuidance",
         "frozen": "genobj.guidance.frozen:FrozenGuidance",
+        "mean_flow": "genobj.guidance.mean_flow:MeanFlowGuidance",
+        "fed": "genobj.guidance.fed:FedGuidance",
+    },
+)
+
+SCHEDULES: "Registry[Schedule]" = Registry(
+    "schedule",
+    "schedules",
+    {
+        "constant": "genobj.schedules:Constant",
+        "linear": "genobj.schedules:Straight",
+        "cosine": "genobj.schedules:Cosine",
+        "exponential": "genobj.schedules:Exponential",
+        "sigmoid": "genobj.schedules:Sigmoid",
+        "stairs": "genobj.schedules:Stairs",
+        "doubling": "genobj.schedules:Doubling",
     },
 )
 
@@ -159,6 +203,7 @@ FAMILIES: "dict[str, Registry[Any]]" = {
         PAIRS,
         DISTANCES,
         GUIDANCE,
+        SCHEDULES,
         SAMPLERS,
         GRIDS,
         DATA,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -33,11 +34,20 @@ class Count(NamedTuple):
     """Forward-mode derivatives (each costs about three plain forwards)."""
 
 
-class _Known(NamedTuple):
-    point: Point
-    weights: Weights
+@dataclass
+class _Known:
+    """What was evaluated where: the outputs of all rows from `first` on."""
+
+    kind: tuple[Hashable, ...]
+    of: tuple[object, ...]
     precise: bool
+    first: int
     out: Outputs
+
+    def without(self, skip: int) -> Outputs:
+        """The outputs without the first `skip` rows of the batch."""
+        gone = skip - self.first
+        return {head: value[gone:] for head, value in self.out.items()} if gone else self.out
 
 
 class StepPasses:
@@ -45,7 +55,7 @@ class StepPasses:
 
     networks: the live network ("online") and, where needed, its average ("ema") and a teacher ("frozen").
     masks: state of the random number generators before the main forward if dropout is on; every pass starts from it,
-    so that all evaluations of a step share their dropout masks (and none are batched together).
+    so that all evaluations of a step share their dropout masks (none are batched together, no rows are skipped).
     low: whether networks run in low precision unless a pass is asked to be precise.
     """
 
@@ -68,23 +78,28 @@ class StepPasses:
         return Count(**{kind: rows / self.batch for kind, rows in self._rows.items()})
 
     def main(self, point: Point) -> Outputs:
-        """The one forward with gradients; its detached outputs are known from here on."""
+        """A forward with gradients; its detached outputs are known from here on."""
         out = {head: _full(value) for head, value in self._call("online", point).items()}
-        self._known.append(_Known(point, "online", not self.low, {head: value.detach() for head, value in out.items()}))
+        detached = {head: value.detach() for head, value in out.items()}
+        self._known.append(_Known(("plain", "online"), tuple(point), not self.low, 0, detached))
         self._rows["with_gradient"] += len(point.x_t)
         return out
 
-    def __call__(self, *points: Point, weights: Weights = "online", precise: bool = False) -> list[Outputs]:
+    def __call__(
+        self, *points: Point, weights: Weights = "online", precise: bool = False, skip: int = 0
+    ) -> list[Outputs]:
         """See types.Passes."""
+        precise, first = precise or not self.low, 0 if self.masks else skip
         missing: list[Point] = []
         for p in points:
-            if self._find(p, weights, precise) is None and not any(_same(p, other, r=True) for other in missing):
+            known = self._find("plain", weights, p, precise, first)
+            if (known is None or known.first > first) and not any(self._same(p, q, weights) for q in missing):
                 missing.append(p)
-        if missing:
-            for group in [[p] for p in missing] if self.masks else [missing]:
-                self._run(group, weights, precise)
-        found = [self._find(p, weights, precise) for p in points]
-        return [out for out in found if out is not None]
+        for group in [[p] for p in missing] if self.masks else [missing]:
+            if group:
+                self._run(group, weights, precise, first)
+        found = [self._find("plain", weights, p, precise, first) for p in points]
+        return [known.without(skip) for known in found if known is not None]
 
     def velocity(self, point: Point, weights: Weights = "online") -> Samples:
         """See types.Passes."""
@@ -92,14 +107,21 @@ class StepPasses:
         head = velocity_head(net.horizons)
         if head not in net.sees_r:
             for known in self._known:
-                if known.weights == weights and _same(known.point, point, r=False):
+                if known.kind == ("plain", weights) and known.first == 0 and _same(known.of, point, r=False):
                     return known.out[head]
         return self(point._replace(r=point.t) if head in net.sees_r else point, weights=weights)[0][head]
 
-    def tangent(self, point: Point, direction: Samples, head: str, weights: Weights = "online") -> Samples:
+    def tangent(
+        self, point: Point, direction: Samples, head: str, weights: Weights = "online", skip: int = 0
+    ) -> Tensor:
         """See types.Passes."""
-        out = self.remember(("tangent", weights), lambda: self._tangent(point, direction, weights), *point, direction)
-        return out[head]
+        first = 0 if self.masks else skip
+        known = self._find("tangent", weights, (*point, direction), True, first)
+        if known is None or known.first > first:
+            rows = slice(first, known.first if known else None)
+            out = self._tangent(_rows(point, rows), direction[rows], weights)
+            known = self._keep("tangent", weights, (*point, direction), True, first, out)
+        return known.without(skip)[head]
 
     def remember(self, key: Hashable, make: Callable[[], T], *of: object) -> T:
         """See types.Passes."""
@@ -110,22 +132,43 @@ class StepPasses:
         made.append((of, make()))
         return made[-1][1]
 
-    def _find(self, point: Point, weights: Weights, precise: bool) -> Outputs | None:
+    def _find(self, kind: str, weights: Weights, of: tuple[object, ...], precise: bool, first: int) -> _Known | None:
+        """What is known of the rows from `first` on, or of some of them in the precision that is asked for."""
         r = bool(self.networks[weights].sees_r)
-        for known in self._known:
-            if known.weights == weights and known.precise >= precise and _same(known.point, point, r=r):
-                return known.out
-        return None
+        found = [
+            known
+            for known in self._known
+            if known.kind == (kind, weights) and known.precise >= precise and _same(known.of, of, r=r)
+            if known.first <= first or known.precise == precise  # rows of another precision are never put together
+        ]
+        return min(found, key=lambda known: known.first, default=None)
 
-    def _run(self, points: list[Point], weights: Weights, precise: bool) -> None:
-        joined = points[0] if len(points) == 1 else _join(points)
-        precise = precise or not self.low
+    def _same(self, a: Point, b: Point, weights: Weights) -> bool:
+        return _same(a, b, r=bool(self.networks[weights].sees_r))
+
+    def _keep(
+        self, kind: str, weights: Weights, of: tuple[object, ...], precise: bool, first: int, out: Outputs
+    ) -> _Known:
+        """Remember the outputs of rows `first` to where they are known, or to the end."""
+        known = self._find(kind, weights, of, precise, first)
+        if known is None:
+            known = _Known((kind, weights), of, precise, first, out)
+            self._known.append(known)
+        else:
+            known.out = {head: torch.cat([value, known.out[head]]) for head, value in out.items()}
+            known.first = first
+        return known
+
+    def _run(self, points: list[Point], weights: Weights, precise: bool, first: int) -> None:
+        known = [self._find("plain", weights, p, precise, first) for p in points]
+        rows = [_rows(p, slice(first, k.first if k else None)) for p, k in zip(points, known, strict=True)]
+        sizes = [len(p.x_t) for p in rows]
+        joined = rows[0] if len(rows) == 1 else _join(rows)
         with torch.no_grad(), _precision(joined.x_t, precise):
             out = {head: _full(value) for head, value in self._call(weights, joined).items()}
-        sizes = [len(p.x_t) for p in points]
         parts = {head: value.split(sizes) for head, value in out.items()}
         for i, point in enumerate(points):
-            self._known.append(_Known(point, weights, precise, {head: part[i] for head, part in parts.items()}))
+            self._keep("plain", weights, point, precise, first, {head: part[i] for head, part in parts.items()})
         self._rows["without_gradient"] += sum(sizes)
 
     def _tangent(self, point: Point, direction: Samples, weights: Weights) -> Outputs:
@@ -139,8 +182,9 @@ class StepPasses:
         return tangents
 
     def _call(self, weights: Weights, point: Point) -> Outputs:
+        guide = {} if point.g is None else {"g": point.g}
         with self.masks or nullcontext():
-            return self.networks[weights](point.x_t, point.t, r=point.r, y=point.y)
+            return self.networks[weights](point.x_t, point.t, r=point.r, y=point.y, **guide)
 
 
 class Masks:
@@ -172,20 +216,27 @@ def velocity_head(horizons: Mapping[str, Horizon]) -> str:
     )
 
 
-def _same(a: Point, b: Point, *, r: bool) -> bool:
-    return a.x_t is b.x_t and a.t is b.t and a.y is b.y and (not r or a.r is b.r)
+def _same(a: tuple[object, ...], b: tuple[object, ...], *, r: bool) -> bool:
+    """Whether the tensors are the same objects; r (the third one) counts only for networks that see it."""
+    return len(a) == len(b) and all(a[i] is b[i] for i in range(len(a)) if r or i != 2)
+
+
+def _rows(point: Point, rows: slice) -> Point:
+    """The point with these rows of the batch only."""
+    if rows == slice(0, None):
+        return point
+    return Point(*(None if value is None else value[rows] for value in point))  # type: ignore[arg-type]
 
 
 def _join(points: list[Point]) -> Point:
-    """One point whose batch is the points' batches in a row; all of them have r and y, or none has."""
+    """One point whose batch is the points' batches in a row; all of them have r, y and g, or none has."""
 
-    def cat(tensors: list[Tensor | None]) -> Tensor | None:
+    def cat(*tensors: Tensor | None) -> Tensor | None:
         given = [tensor for tensor in tensors if tensor is not None]
-        assert len(given) in (0, len(tensors)), "points of one batch all have r and y, or none has"
+        assert len(given) in (0, len(tensors)), "points of one batch all have r, y and g, or none has"
         return torch.cat(given) if given else None
 
-    x_t, t = torch.cat([p.x_t for p in points]), torch.cat([p.t for p in points])
-    return Point(x_t, t, cat([p.r for p in points]), cat([p.y for p in points]))
+    return Point(*(cat(*column) for column in zip(*points, strict=True)))  # type: ignore[arg-type]
 
 
 def _full(value: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
-"""Pictures of samples: scatter plots for points in the plane, grids for images."""
+"""Pictures of samples: scatter plots for points in the plane, grids for images; curves of numbers over steps."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 INK, PAPER = "#1f4e79", "#b8b8b8"
@@ -28,6 +29,37 @@ def compare(panels: Mapping[str, Tensor], columns: int | None = None) -> Figure:
             axes.set_frame_on(False)
         else:
             _points(axes, x if data is None else data, None if x is data or data is None else x)
+    return figure
+
+
+Curve = Sequence[tuple[float, float]]
+
+
+def curves(panels: Mapping[str, Mapping[str, Curve]]) -> Figure:
+    """A panel of labelled curves (step, value) per heading, two in a row; cosines have a linear scale, others a log."""
+    count = max(len(panels), 1)
+    wide, high = min(count, 2), -(-count // 2)
+    figure = Figure(figsize=(6.0 * wide, 3.4 * high), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    places = figure.subplots(high, wide, squeeze=False).flat
+    for (heading, lines), axes in zip(panels.items(), places, strict=False):
+        axes.set_title(heading, fontsize=11)
+        axes.set_xlabel("step")
+        for label, curve in lines.items():
+            steps, values = zip(*curve, strict=True)
+            axes.plot(steps, values, label=label, linewidth=1.2, marker="." if len(steps) < 30 else "")
+        if "cosine" in heading:
+            axes.axhline(0, color=PAPER, linewidth=0.8)
+            axes.set_ylim(-1.05, 1.05)
+        elif all(value > 0 for curve in lines.values() for _, value in curve):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8, framealpha=0.7)
+    for axes in list(places):
+        axes.set_axis_off()
     return figure
 
 

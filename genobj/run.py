@@ -15,8 +15,8 @@ from torch import Tensor
 from genobj import hub
 from genobj.evaluation import Generator, Record, Scorer
 from genobj.experiment import FREE, Experiment
-from genobj.pictures import columns, compare
-from genobj.training import checkpoint, folder
+from genobj.pictures import columns, compare, curves
+from genobj.training import checkpoint, diagnose, folder
 from genobj.training.averages import Averages
 from genobj.training.distributed import device_of, prepare, set_threads
 from genobj.training.log import Line, Logger, writer
@@ -39,6 +39,8 @@ class Outcome:
     folder: Path
     records: Sequence[Record]
     picture: Path
+    diagnostics: Path | None = None
+    """Picture of what `diagnose` logged, if it did."""
 
 
 class Stopped(RuntimeError):
@@ -98,21 +100,23 @@ class Run:
             self.folder = folder.create(path or folder.free(RUNS, experiment.run_name()), tree)
             folder.keep_plugins(self.folder, experiment.plugins)
         hub.describe(self.folder, self.settings, experiment.ema.decays)
-        folder.cut_log(self.folder / "metrics.jsonl", self.state.step)
+        for log in ("metrics.jsonl", diagnose.LOG):
+            folder.cut_log(self.folder / log, self.state.step)
 
     def go(self, show: Callable[[Line], None] = lambda line: None) -> Outcome:
         """Train to the end, then evaluate; `show` gets every line of the log. Raises health.Diverged."""
         e, state = self.experiment, self.state
-        logger = Logger(self.folder, e.log, show)
+        logger, step = Logger(self.folder, e.log, show), self.step_module()
         hooks = [
             Hook(e.log.every, logger, means=True),
+            *self._diagnosis(step, logger),  # before the checkpoint, whose step's line must be there on resume
             Hook(e.checkpoint.every, lambda state, _: checkpoint.save(self.folder, state, e.checkpoint.keep)),
             Hook(e.pictures.every, lambda state, _: self._draw(f"samples/step_{state.step:08d}.png")),
         ]
         try:
             with stop_requests() as asked:
                 hooks.append(Hook(1, lambda state, _: self._stop(state) if asked else None))
-                train(state, self.step_module(), self.source, e.train, e.optim, e.seed, hooks)
+                train(state, step, self.source, e.train, e.optim, e.seed, hooks)
         finally:
             logger.close()
         hub.export(self.folder, state)
@@ -125,6 +129,14 @@ class Run:
         if "ema" in composer.networks:
             others["ema"] = self.state.averages.network(self.model)
         return prepare(StepModule(self.model, others, composer), self.experiment.train)
+
+    def _diagnosis(self, step: StepModule, logger: Logger) -> list[Hook]:
+        e = self.experiment
+        if not e.diagnose.every:
+            return []
+        total = e.train.steps * e.train.batch
+        look = diagnose.Diagnosis(self.folder, e.diagnose, step, self.source, e.seed, total, logger.board)
+        return [Hook(e.diagnose.every, look)]
 
     def _stop(self, state: State) -> None:
         """Save between two steps and leave."""
@@ -178,4 +190,12 @@ class Run:
         records = scorer(Generator(net, self.settings, self.device, self.experiment.evaluation.batch), weights)
         table = json.dumps([record.as_dict() for record in records], indent=1)
         folder.write(self.folder / "results.json", table + "\n")
-        return Outcome(self.folder, records, self._draw("samples.png"))
+        return Outcome(self.folder, records, self._draw("samples.png"), self._draw_diagnostics())
+
+    def _draw_diagnostics(self) -> Path | None:
+        """The curves of diagnostics.jsonl, also of looks before a resume that turned them off."""
+        shown = diagnose.panels(self.folder)
+        if not shown:
+            return None
+        curves(shown).savefig(self.folder / diagnose.PICTURE)
+        return self.folder / diagnose.PICTURE

@@ -25,6 +25,7 @@ from genobj.paths.linear import Linear
 from genobj.registry import Registry
 from genobj.samplers.base import Sampler
 from genobj.samplers.grids import Grid
+from genobj.schedules import Schedule
 from genobj.times.base import Times
 from genobj.times.pairs import Pairs
 from genobj.times.uniform import Uniform
@@ -63,7 +64,7 @@ class GaussianFlow:
         return torch.where(over(t == r, x_t), self.velocity(x_t, t), jump)
 
     def __call__(
-        self, x_t: Tensor, t: Tensor, *, r: Tensor | None = None, y: Tensor | None = None
+        self, x_t: Tensor, t: Tensor, *, r: Tensor | None = None, y: Tensor | None = None, g: Tensor | None = None
     ) -> dict[str, Tensor]:
         """See types.Network."""
         ends = {"v": t, "u": torch.zeros_like(t), "w": t if r is None else r}
@@ -101,7 +102,10 @@ def _objective(part: Objective) -> None:
     """loss per sample, finite; gradients reach its heads and no other; planned passes equal counted ones"""
     torch.manual_seed(0)
     idle = OBJECTIVES.get("fm").model_validate({"head": "other", "weight": 0.0})
-    plan = Experiment.model_validate({"train": {"batch": 16}, "objectives": {"idle": idle, "part": part}})
+    pairs = {"equal_share": 0.25}  # some rows with r = t, which some objectives need
+    plan = Experiment.model_validate(
+        {"train": {"batch": 16}, "objectives": {"idle": idle, "part": part}, "pairs": pairs}
+    )
     composer, model = plan.composer(), _perturbed(plan.model_settings().build())
     draw = composer.draw(torch.randn(16, 2), None, torch.Generator().manual_seed(0))
     networks: dict[Weights, TrainedNetwork] = dict.fromkeys(composer.networks, model)
@@ -126,7 +130,7 @@ def _objective(part: Objective) -> None:
             f"head {head!r} {'gets no' if head in part.trains else 'gets a'} gradient"
         )
     with torch.device("meta"):
-        planned = one_step(plan, plan.model_settings().build(), 16).passes
+        planned = one_step(plan, plan.model_settings().build(), 16, progress=0.0).passes
     assert planned == loss.passes, f"{planned} were planned, {loss.passes} were counted"
 
 
@@ -181,11 +185,14 @@ def _guidance(part: Guidance) -> None:
     """a velocity per sample, the plain one where labels change nothing"""
     net: TrainedNetwork = GaussianFlow()
     x, v, t, y = torch.randn(8, 2), torch.randn(8, 2), torch.rand(8), torch.zeros(8, dtype=torch.long)
-    draw = Draw(x, x, t, torch.zeros_like(t), x, v, v, y)
+    draw = Draw(x, x, t, torch.zeros_like(t), x, v, v, y, null=torch.full_like(y, 10))
+    if part.feeds:
+        g, g_v = part.inputs(t, t / 2, torch.Generator().manual_seed(0))
+        draw = draw._replace(g=g, g_v=g_v)
     networks: dict[Weights, TrainedNetwork] = {"online": net, "ema": net, "frozen": net}
     passes = StepPasses(networks, 8)
     passes.main(Point(draw.x_t, draw.t, draw.r, draw.y))
-    guided = part.velocity(draw, passes, 10)
+    guided = part.velocity(draw, passes)
     assert torch.allclose(guided, v, atol=1e-6), "where labels change nothing, guidance must change nothing"
 
 
@@ -202,7 +209,7 @@ class _Counted(GaussianFlow):
     calls = 0
 
     def __call__(
-        self, x_t: Tensor, t: Tensor, *, r: Tensor | None = None, y: Tensor | None = None
+        self, x_t: Tensor, t: Tensor, *, r: Tensor | None = None, y: Tensor | None = None, g: Tensor | None = None
     ) -> dict[str, Tensor]:
         self.calls += 1
         return super().__call__(x_t, t, r=r, y=y)
@@ -247,12 +254,13 @@ def _backbone(part: Backbone) -> None:
 
 
 def _head_contract(part: Head) -> None:
-    """a tensor shaped like the samples, with and without r"""
+    """a tensor shaped like the samples, or a number per sample; with and without r"""
     trunk = Experiment().backbone.build((2,), 0, sees_r=False)
     x, t = torch.randn(3, 2), torch.rand(3)
     for sees_r in (False, True):
         out = part.build(trunk, 2, sees_r=sees_r)(trunk(x, t), t, t / 2)
-        assert out.shape == x.shape, f"the head gave {tuple(out.shape)} for samples {tuple(x.shape)}"
+        wanted = x.shape[:1] if part.scalar else x.shape
+        assert out.shape == wanted, f"the head gave {tuple(out.shape)} for samples {tuple(x.shape)}"
 
 
 def _data(part: Data) -> None:
@@ -292,6 +300,13 @@ def _perturbed(model: Model) -> Model:
     return model
 
 
+def _schedule(part: Schedule) -> None:
+    """a finite number at every moment, within its span"""
+    low, high = part.span
+    values = [part(step / 20) for step in range(21)]
+    assert all(low - 1e-9 <= value <= high + 1e-9 for value in values), f"values leave the span [{low}, {high}]"
+
+
 _CONTRACTS: dict[str, Check] = {
     "objectives": _objective,
     "paths": _path,
@@ -299,6 +314,7 @@ _CONTRACTS: dict[str, Check] = {
     "pairs": _pairs,
     "distances": _distance,
     "guidance": _guidance,
+    "schedules": _schedule,
     "samplers": _sampler,
     "grids": _grid,
     "backbones": _backbone,

@@ -12,6 +12,8 @@ Samples = Float[Tensor, "batch *shape"]
 TimeTensor = Float[Tensor, " batch"]
 Labels = Int[Tensor, " batch"]
 Losses = Float[Tensor, " batch"]
+Guide = Float[Tensor, "batch 3"]
+"""Guidance as an input of the network: scale w >= 1 and the interval [low, high] of t where it holds (iMF)."""
 
 Horizon = Literal["instant", "data", "interval"]
 """Where a head's average velocity ends: r = t (velocity), r = 0 (jump to data), or any r given."""
@@ -25,7 +27,11 @@ class Draw(NamedTuple):
 
     x, z, x_t: (batch, *shape) data, noise and state on the path; t, r: (batch,) with 0 <= r <= t <= 1;
     v_t: the target velocity, guided where guidance is on; v_path: dx_t/dt of this pair (x, z), never guided;
-    y: (batch,) labels fed to the network (null where dropped) or None; dropped: (batch,) mask or None.
+    y: (batch,) labels fed to the network (null where dropped) or None; dropped: (batch,) mask or None;
+    null: (batch,) null labels or None; equal: how many rows at the front need no more than the velocity, since r = t
+    there by plan (for an objective: and it is about r); gap: t - r up to which a row is about the velocity itself;
+    progress: share of the run that is over; chance: (batch,) uniform numbers for objectives that want them; g:
+    guidance fed to the network; g_v: what a question for the velocity is fed in its place.
     """
 
     x: Samples
@@ -37,20 +43,41 @@ class Draw(NamedTuple):
     v_path: Samples
     y: Labels | None = None
     dropped: Bool[Tensor, " batch"] | None = None
+    null: Labels | None = None
+    equal: int = 0
+    gap: float = 0.0
+    progress: float = 0.0
+    chance: TimeTensor | None = None
+    g: Guide | None = None
+    g_v: Guide | None = None
+
+    @property
+    def point(self) -> "Point":
+        """Where the forward with gradients is taken."""
+        return Point(self.x_t, self.t, self.r, self.y, self.g)
+
+    @property
+    def velocity_point(self) -> "Point":
+        """Where the model's own velocity is asked for."""
+        return Point(self.x_t, self.t, self.r, self.y, self.g_v)
 
 
 class Point(NamedTuple):
-    """Where a network is evaluated: state, time, target time (None: not fed) and label."""
+    """Where a network is evaluated: state, time, target time, label and guidance (None: not fed)."""
 
     x_t: Samples
     t: TimeTensor
     r: TimeTensor | None = None
     y: Labels | None = None
+    g: Guide | None = None
 
 
 @runtime_checkable
 class Network(Protocol):
-    """Anything that maps (x_t, t, r, y) to one tensor per head and says where its heads end."""
+    """Anything that maps (x_t, t, r, y) to one tensor per head and says where its heads end.
+
+    A network that is fed guidance takes `g: Guide | None = None` as well; others are never given it.
+    """
 
     @property
     def horizons(self) -> Mapping[str, Horizon]:
@@ -65,19 +92,36 @@ class Network(Protocol):
 
 
 @runtime_checkable
+class FedNetwork(Network, Protocol):
+    """A network that can be told the guidance it shall follow."""
+
+    @property
+    def fed(self) -> bool:
+        """Whether guidance is an input: calls then take `g`."""
+        ...
+
+
+@runtime_checkable
 class Passes(Protocol):
     """Gradient-free evaluations during one training step: memoised, batched, counted."""
 
-    def __call__(self, *points: Point, weights: Weights = "online", precise: bool = False) -> list[dict[str, Tensor]]:
-        """Outputs at the points, one batch for all that are not known yet; `precise` forbids low precision."""
+    def __call__(
+        self, *points: Point, weights: Weights = "online", precise: bool = False, skip: int = 0
+    ) -> list[dict[str, Tensor]]:
+        """Outputs at the points, one batch for all that are not known yet, without their first `skip` rows.
+
+        precise: forbid low precision.
+        """
         ...
 
     def velocity(self, point: Point, weights: Weights = "online") -> Samples:
         """Instantaneous velocity at a point: the instant head, or an interval head at r = t."""
         ...
 
-    def tangent(self, point: Point, direction: Samples, head: str, weights: Weights = "online") -> Samples:
-        """Exact d/dt of one head along (direction, dt = 1, dr = 0), by forward-mode differentiation."""
+    def tangent(
+        self, point: Point, direction: Samples, head: str, weights: Weights = "online", skip: int = 0
+    ) -> Tensor:
+        """Exact d/dt of one head along (direction, dt = 1, dr = 0), forward mode, without the first `skip` rows."""
         ...
 
     def remember(self, key: Hashable, make: Callable[[], T], *of: object) -> T:

@@ -46,6 +46,9 @@ class DiT(Backbone):
     """Side of the square of pixels that becomes one token."""
     mlp_ratio: float = Field(4.0, gt=0)
     """Width of a block's MLP in units of the width."""
+    two_times: bool = False
+    """A second time embedder, fed t - r, also where the trunk is told no r (then r = 0): the 679M of DuMo's tables
+    have one besides the second head, which alone makes 678M."""
 
     @classmethod
     def preset(cls, name: str) -> dict[str, Any]:
@@ -83,7 +86,8 @@ class DiTTrunk(Trunk):
         self.grid = (shape[1] // settings.patch, shape[2] // settings.patch)
         self.x_embedder = PatchEmbedder(shape[0], settings.width, settings.patch)
         self.t_embedder = TimeEmbedder(settings.width)
-        self.r_embedder = TimeEmbedder(settings.width) if sees_r else None
+        self.sees_r = sees_r
+        self.r_embedder = TimeEmbedder(settings.width) if sees_r or settings.two_times else None
         self.y_embedder = LabelEmbedder(classes, settings.width) if classes else None
         self.pos_embed = nn.Parameter(_positions(*self.grid, settings.width), requires_grad=False)
         self.blocks = nn.ModuleList(self.block() for _ in range(settings.depth))
@@ -96,11 +100,11 @@ class DiTTrunk(Trunk):
         return features
 
     def _condition(self, t: Tensor, r: Tensor | None, y: Tensor | None) -> Tensor:
-        assert (r is not None) == (self.r_embedder is not None), "r is given iff the trunk was built to see it"
+        assert (r is not None) == self.sees_r, "r is given iff the trunk was built to see it"
         assert y is None or self.y_embedder is not None, "labels were given to a trunk that was built without classes"
         condition = self.t_embedder(t)
-        if self.r_embedder is not None and r is not None:
-            condition = condition + self.r_embedder(t - r)
+        if self.r_embedder is not None:
+            condition = condition + self.r_embedder(t if r is None else t - r)
         if self.y_embedder is not None:
             condition = condition + self.y_embedder(
                 torch.full_like(t, self.classes, dtype=torch.long) if y is None else y

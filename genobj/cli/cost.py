@@ -30,14 +30,19 @@ def command(
 def report(experiment: "Experiment", *, as_json: bool = False) -> None:
     """Print the cost of one step."""
     from genobj.cost import measure
+    from genobj.expected import millions
 
     cost = measure(experiment).as_dict()
+    published = {number.parameters: number.source for number in experiment.expected if number.parameters}
+    if published:
+        cost["parameters"]["published"] = min(published)
     if as_json:
         return typer.echo(json.dumps(cost, indent=1))
     passes, parameters, memory = cost["passes"], cost["parameters"], cost["memory"]
     tangent = f" + {passes['tangent']} tangent" if passes["tangent"] else ""
     typer.echo(f"passes       {passes['with_gradient']} with gradients + {passes['without_gradient']} without{tangent}")
-    typer.echo(f"parameters   {parameters['total']:,}  (trunk {parameters['trunk']:,})")
+    told = "".join(f"; {millions(size)} in {source}" for size, source in published.items())
+    typer.echo(f"parameters   {parameters['total']:,}  (trunk {parameters['trunk']:,}{told})")
     first, *others = parameters["heads"].items()
     base = parameters["trunk"] + first[1]
     typer.echo(f"  head {first[0]:<6} {first[1]:,}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genobj.config.load import RECIPES, Layers, find_recipe, parse_override, read_toml, recipe_names
-from genobj.registry import reason
+from genobj.registry import BrokenPlugin, UnknownName, reason
 
 if TYPE_CHECKING:
     from genobj.experiment import Experiment
@@ -59,6 +59,7 @@ def resolve(
     _pair(layers, _names(heads, "--heads"), _names(objectives, "--objectives"))
     if path.parent == RECIPES and _about(layers) != about:  # no longer what the shipped recipe's name says
         layers.put(["name"], "-".join(_about(layers)), "--objectives, --data")
+        layers.put(["expected"], [], "--objectives, --data")
     if seed is not None:
         layers.put(["seed"], seed, "--seed")
     for text in overrides or []:
@@ -130,6 +131,24 @@ def _usual_head(name: str, recipe: Mapping[str, Any]) -> str:
     return field.default if field and isinstance(field.default, str) else name
 
 
+def _heads_apart(pairs: list[tuple[str, str]], recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Heads, by objective, of those whose usual head belongs to an earlier objective of another horizon."""
+    from genobj.parts import OBJECTIVES
+
+    owners: dict[str, object] = {}
+    apart: dict[str, str] = {}
+    for name, given in pairs:
+        try:
+            horizon = getattr(OBJECTIVES.get(recipe.get(name, {}).get("kind", name)), "horizon", None)
+        except (UnknownName, BrokenPlugin):
+            continue  # told with its place when the settings are read
+        head = given or recipe.get(name, {}).get("head") or _usual_head(name, recipe)
+        if not given and owners.get(head, horizon) != horizon:
+            head = apart[name] = name if owners.get(name, horizon) == horizon else f"{name}_head"
+        owners.setdefault(head, horizon)
+    return apart
+
+
 def _tables(layers: Layers, key: str) -> dict[str, dict[str, Any]]:
     """What the recipe says of each name; nothing where it is not a table of tables."""
     found = layers.tree.get(key)
@@ -152,6 +171,9 @@ def _pair(layers: Layers, heads: list[str] | None, objectives: list[str] | None)
             raise ValueError(f"{len(objectives)} objectives but {few}; type --heads {enough}")
         layers.replace("objectives", {name: old.get(name, {}) for name, _ in pairs}, "--objectives")
         layers.sources |= {k: s for k, s in sources.items() if k in layers.sources and k.startswith("objectives.")}
+        if heads is None:
+            apart = _heads_apart(pairs, old)
+            pairs = [(name, head or apart.get(name, "")) for name, head in pairs]
         for name, head in pairs:
             layers.tree["objectives"].setdefault(name, {})
             chosen = head or (free.pop(0) if heads is not None else "")

@@ -37,8 +37,9 @@ def command(
 
 
 def leaves_table(experiment: "Experiment", layers: Layers) -> None:
-    """One line per leaf: key, value, source; then the horizon of every head."""
-    rows = [(path, json.dumps(value)) for path, value in leaves(experiment.tree())]
+    """One line per leaf: key, value, source; then the horizon of every head, and the published numbers."""
+    tree = {name: value for name, value in experiment.tree().items() if name != "expected"}
+    rows = [(path, json.dumps(value)) for path, value in leaves(tree)]
     keys, values = (max(len(row[i]) for row in rows) for i in (0, 1))
     for path, value in rows:
         idle = ", changes nothing here" if path.partition(".")[0] in experiment.idle else ""
@@ -47,6 +48,14 @@ def leaves_table(experiment: "Experiment", layers: Layers) -> None:
     for head, horizon in experiment.horizons.items():
         meaning = {"instant": "r = t, the velocity", "data": "r = 0, the jump to data", "interval": "any r <= t"}
         typer.echo(f"head {head}: horizon {horizon} ({meaning[horizon]})")
+    for name, share in experiment.composer().shares.items():
+        rows = {"equal": "the rows with r = t", "rest": "the rows with r < t"}.get(share.rows)
+        end = {"instant": "at r = t", "data": "at r = 0"}.get(share.end or "")
+        if rows or end:
+            where = f"{rows or 'all rows'}{f', {end} in a forward of its own' if end else ''}"
+            typer.echo(f"objective {name}: scores {where}")
+    for number in experiment.expected:
+        typer.echo(f"expected: {number.sentence()}")
 
 
 def _source(layers: Layers, path: str) -> str:

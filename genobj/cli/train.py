@@ -56,6 +56,9 @@ def command(
     with Progress(run) as progress:
         outcome = run.go(progress.show)
     scores(outcome.records)
-    typer.echo(f"picture   {outcome.picture}\nrun       {outcome.folder}")
+    typer.echo(f"picture   {outcome.picture}")
+    if outcome.diagnostics is not None:
+        typer.echo(f"diagnosis {outcome.diagnostics}")
+    typer.echo(f"run       {outcome.folder}")
     few = 1000 if len(experiment.data.shape) == 1 else 100
     typer.echo(f"next      genobj sample {outcome.folder} --nfe 1 --count {few}")

@@ -70,14 +70,16 @@ def _deeper(cls: type[Config], key: str) -> str:
 class Pick:
     """In Annotated[Base, Pick(REGISTRY)]: a name, or a table with a `kind`, becomes the class of that name.
 
-    `default` is the kind of a table that names none.
+    `default` is the kind of a table that names none; `plain` the kind whose field `value` a bare number stands for.
     """
 
-    def __init__(self, registry: "Registry[Any]", default: str | None = None):
-        self.registry, self.default = registry, default
+    def __init__(self, registry: "Registry[Any]", default: str | None = None, plain: str | None = None):
+        self.registry, self.default, self.plain = registry, default, plain
 
     def _read(self, data: Any) -> Any:
         table = {"kind": data} if isinstance(data, str) else data
+        if self.plain and isinstance(data, int | float) and not isinstance(data, bool):
+            table = {"kind": self.plain, "value": float(data)}
         if not isinstance(table, Mapping):
             return data
         kind = table.get("kind", self.default)
@@ -91,8 +93,10 @@ class Pick:
         except (UnknownName, BrokenPlugin) as error:
             raise PydanticCustomError("unknown_name", "{message}", {"message": str(error)}) from None
 
-    def _write(self, part: Config) -> dict[str, Any]:
-        return {"kind": self.registry.name_of(type(part)), **part.model_dump(mode="json", exclude_none=True)}
+    def _write(self, part: Config) -> dict[str, Any] | float:
+        tree = part.model_dump(mode="json", exclude_none=True)
+        kind = self.registry.name_of(type(part))
+        return tree["value"] if kind == self.plain else {"kind": kind, **tree}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_before_validator_function(
@@ -103,6 +107,8 @@ class Pick:
 
     def __get_pydantic_json_schema__(self, _: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         choices: list[dict[str, Any]] = [{"type": "string", "examples": self.registry.names()}]
+        if self.plain:
+            choices.append({"type": "number"})
         for entry in self.registry.entries():
             if not entry.problem:
                 schema = handler.resolve_ref_schema(handler(self.registry.get(entry.name).__pydantic_core_schema__))

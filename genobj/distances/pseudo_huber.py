@@ -19,12 +19,14 @@ class PseudoHuber(Distance):
 
     citations: ClassVar[tuple[str, ...]] = ("song2023ict",)
 
-    c: Annotated[float, Field(gt=0)] = 0.03
-    """Error at which squared turns into linear; iCT: 0.00054 sqrt(elements of a sample), that is 0.03 on CIFAR-10."""
+    c: Annotated[float, Field(ge=0)] = 0.03
+    """Error at which squared turns into linear; iCT: 0.00054 sqrt(elements of a sample), that is 0.03 on CIFAR-10.
+    0 is the norm itself (ECT on CIFAR-10)."""
     reduce: Reduce = "sum"
     """S is the sum over the elements of a sample (iCT) or their mean (UCGM)."""
 
     def __call__(self, prediction: Samples, target: Samples) -> Losses:
         """sqrt(S + c^2) - c, shape (batch,), as a quotient that does not cancel for small S."""
         error = squared_error(prediction, target, self.reduce)
-        return error / ((error + self.c**2).sqrt() + self.c)
+        soft = self.c**2 or 1e-12  # the norm has no gradient at 0
+        return error / ((error + soft).sqrt() + self.c)

@@ -1,29 +1,46 @@
-"""Training-time guidance changes the target velocity before any objective sees it (DuMo Alg. 1, line 9)."""
+"""Training-time guidance changes the target velocity before any objective sees it (DuMo Alg. 1, line 9).
+
+Every kind here is one formula: with the conditional and unconditional velocities v_c and v_u of some network,
+
+    v_g = omega v_t + kappa v_c + (1 - omega - kappa) v_u
+
+whose fixed point is classifier-free guidance of scale omega / (1 - kappa). DuMo: omega = 1, kappa = zeta. iMF:
+omega = 1, kappa = 1 - 1/w. SoFlow with scale w and mix m: omega = m w, kappa = 1 - m.
+"""
 
 import abc
-from typing import Annotated
+from typing import Annotated, Literal
 
+import torch
+from jaxtyping import Bool
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from genobj.config.base import Config
-from genobj.types import Draw, Passes, Samples, Weights
+from genobj.types import Draw, Guide, Passes, Samples, TimeTensor, Weights, over
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Interval = tuple[Share, Share]
 
 
 class Guidance(Config, abc.ABC):
     """Subclasses say what the guided velocity is; where it holds is the same for all."""
 
-    interval: tuple[Share, Share] = (0.0, 1.0)
-    """Times (closed) within which samples are guided."""
+    interval: Interval = (0.0, 1.0)
+    """Times within which samples are guided."""
+    ends: Literal["closed", "open"] = "closed"
+    """Whether the ends of the interval belong to it (AlphaFlow: open)."""
+    null_within: Interval = (0.0, 1.0)
+    """Times within which the unconditional velocity has the null label; outside it has the sample's (FACM)."""
+    dropped: Literal["plain", "guided"] = "plain"
+    """Target of rows whose label was dropped: the plain velocity, or the formula with the null label (AlphaFlow)."""
 
-    @field_validator("interval")
+    @field_validator("interval", "null_within")
     @classmethod
-    def _ordered(cls, interval: tuple[float, float]) -> tuple[float, float]:
+    def _ordered(cls, interval: tuple[float, float], info: object) -> tuple[float, float]:
         if interval[0] > interval[1]:
-            raise ValueError(
-                f"interval runs from low to high, got {list(interval)}; type [{interval[1]}, {interval[0]}]"
-            )
+            name = getattr(info, "field_name", "interval")
+            raise ValueError(f"{name} runs from low to high, got {list(interval)}; type [{interval[1]}, {interval[0]}]")
         return interval
 
     @property
@@ -36,10 +53,66 @@ class Guidance(Config, abc.ABC):
         """Networks that this uses besides the live one."""
         return frozenset()
 
+    @property
+    def feeds(self) -> bool:
+        """Whether the network is told scale and interval, as draws of `inputs`."""
+        return False
+
     def refusal(self, *, label_drop: float) -> str | None:
         """Why this cannot guide a run that drops this share of labels (with what to type instead), or None."""
         return None
 
     @abc.abstractmethod
-    def velocity(self, draw: Draw, passes: Passes, null: int) -> Samples:
-        """Guided velocity of every sample; `null` is the label of no condition."""
+    def velocity(self, draw: Draw, passes: Passes) -> Samples:
+        """Guided velocity of every sample; draw.null are the labels of no condition."""
+
+    def inputs(self, t: TimeTensor, r: TimeTensor, generator: torch.Generator) -> tuple[Guide, Guide]:
+        """What the network is fed in the main forward, and when it is asked for its velocity."""
+        raise NotImplementedError("this guidance feeds nothing")
+
+    def covers(self, t: TimeTensor) -> Bool[Tensor, " batch"]:
+        """Rows whose time lies in the interval."""
+        low, high = self.interval
+        return (t > low) & (t < high) if self.ends == "open" else (t >= low) & (t <= high)
+
+    def unconditional(self, draw: Draw, passes: Passes, weights: Weights) -> Samples:
+        """v_u: the velocity with the null label (within `null_within`)."""
+        point = draw.velocity_point if weights != "frozen" else draw.velocity_point._replace(g=None)
+        return passes.velocity(point._replace(y=self._no_label(draw, passes)), weights)
+
+    def conditional(self, draw: Draw, passes: Passes, weights: Weights) -> Samples:
+        """v_c: the velocity with the labels that are fed."""
+        point = draw.velocity_point if weights != "frozen" else draw.velocity_point._replace(g=None)
+        return passes.velocity(point, weights)
+
+    def mixed(
+        self,
+        draw: Draw,
+        passes: Passes,
+        omega: float | TimeTensor,
+        kappa: float,
+        conditional: Weights = "online",
+        unconditional: Weights = "online",
+    ) -> Samples:
+        """The formula above; a velocity whose factor is zero costs no pass."""
+        rest = 1 - omega - kappa
+        v = _times(omega, draw.v_path)
+        if kappa:
+            v = v + kappa * self.conditional(draw, passes, conditional)
+        if isinstance(rest, Tensor) or abs(rest) > 1e-12:
+            v = v + _times(rest, self.unconditional(draw, passes, unconditional))
+        return v
+
+    def _no_label(self, draw: Draw, passes: Passes) -> Tensor:
+        null, y = draw.null, draw.y
+        assert null is not None, "guidance runs on labelled draws"
+        low, high = self.null_within
+        if (low, high) == (0.0, 1.0) or y is None:
+            return null
+        return passes.remember(
+            ("no label", low, high), lambda: torch.where((draw.t >= low) & (draw.t <= high), null, y), null, y
+        )
+
+
+def _times(factor: float | TimeTensor, v: Samples) -> Samples:
+    return (over(factor, v) if isinstance(factor, Tensor) else factor) * v

@@ -1,17 +1,17 @@
-"""Guidance by a frozen teacher (TwinFlow's and UCGM's frozen mode).
+"""Guidance by a frozen teacher (TwinFlow's and UCGM's frozen mode, FACM's distillation).
 
-    v_t <- v_t + zeta ( v_teacher(x_t, t, y) - v_teacher(x_t, t, null) )
+    v_t <- omega v_t + zeta v_teacher(x_t, t, y) + (1 - omega - zeta) v_teacher(x_t, t, null)
 
-The fixed point is classifier-free guidance of scale 1 + zeta.
+With omega = 1 it is v_t + zeta (v_teacher(y) - v_teacher(null)), scale 1 + zeta. With omega = 0 the data's velocity
+leaves the target: the teacher is distilled at scale zeta.
 """
 
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
 
 from genobj.guidance.base import Guidance
-from genobj.types import Draw, Passes, Point, Samples, Weights
+from genobj.types import Draw, Passes, Samples, Weights
 
 
 class FrozenGuidance(Guidance):
@@ -21,13 +21,15 @@ class FrozenGuidance(Guidance):
 
     zeta: Annotated[float, Field(ge=0)] = 1.0
     """Strength; 0 is no guidance."""
+    omega: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Factor of the data's velocity; 0 distils the teacher at scale zeta (FACM)."""
     teacher: str = ""
     """Folder of a finished run (its average weights are used)."""
 
     @property
     def active(self) -> bool:
-        """Whether zeta is not zero."""
-        return self.zeta > 0
+        """Whether v_t is changed."""
+        return (self.omega, self.zeta) != (1.0, 0.0)
 
     @property
     def networks(self) -> frozenset[Weights]:
@@ -38,9 +40,6 @@ class FrozenGuidance(Guidance):
         """A teacher has to be named."""
         return None if self.teacher else "frozen guidance needs a teacher; type guidance.teacher=runs/NAME"
 
-    def velocity(self, draw: Draw, passes: Passes, null: int) -> Samples:
-        """Two gradient-free passes of the teacher."""
-        unlabelled = passes.remember("null label", lambda: torch.full_like(draw.t, null, dtype=torch.long), draw.t)
-        v = passes.velocity(Point(draw.x_t, draw.t, draw.r, draw.y), "frozen")
-        v_null = passes.velocity(Point(draw.x_t, draw.t, draw.r, unlabelled), "frozen")
-        return draw.v_path + self.zeta * (v - v_null)
+    def velocity(self, draw: Draw, passes: Passes) -> Samples:
+        """At most two gradient-free passes of the teacher."""
+        return self.mixed(draw, passes, self.omega, self.zeta, "frozen", "frozen")

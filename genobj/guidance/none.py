@@ -12,6 +12,6 @@ class NoGuidance(Guidance):
         """Never."""
         return False
 
-    def velocity(self, draw: Draw, passes: Passes, null: int) -> Samples:
+    def velocity(self, draw: Draw, passes: Passes) -> Samples:
         """dx_t/dt of the pair (x, z)."""
         return draw.v_path

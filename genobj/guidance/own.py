@@ -9,11 +9,10 @@ which makes it free; a single-branch model pays a pass for it (r = t instead of 
 
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from genobj.guidance.base import Guidance
-from genobj.types import Draw, Passes, Point, Samples, Weights
+from genobj.types import Draw, Passes, Samples, Weights
 
 
 class SelfGuidance(Guidance):
@@ -42,9 +41,6 @@ class SelfGuidance(Guidance):
             return None
         return "self guidance needs the null label, which label_drop=0 never trains; type label_drop=0.1"
 
-    def velocity(self, draw: Draw, passes: Passes, null: int) -> Samples:
+    def velocity(self, draw: Draw, passes: Passes) -> Samples:
         """DuMo Alg. 1, line 9."""
-        unlabelled = passes.remember("null label", lambda: torch.full_like(draw.t, null, dtype=torch.long), draw.t)
-        v = passes.velocity(Point(draw.x_t, draw.t, draw.r, draw.y))
-        v_null = passes.velocity(Point(draw.x_t, draw.t, draw.r, unlabelled), self.weights)
-        return draw.v_path + self.zeta * (v - v_null)
+        return self.mixed(draw, passes, 1.0, self.zeta, unconditional=self.weights)

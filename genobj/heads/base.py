@@ -1,7 +1,7 @@
 """Settings of a named output."""
 
 import abc
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -11,6 +11,9 @@ from genobj.config.base import Config
 
 class Head(Config, abc.ABC):
     """Settings of an output on the trunk."""
+
+    scalar: ClassVar[bool] = False
+    """Whether this gives one number a sample instead of a tensor shaped like x_t; such a head has no horizon."""
 
     r_in: Literal["head", "trunk"] | None = None
     """Where an interval head sees r; unset: in the trunk if it is the only head, else in the head."""

@@ -2,24 +2,40 @@
 
 import abc
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import model_validator
 from torch import Tensor
 
 from genobj.config.base import Config, Pick
 from genobj.distances.base import Distance
 from genobj.distances.mse import MSE
 from genobj.parts import DISTANCES
-from genobj.types import Draw, Horizon, Losses, Passes, Samples, Weights
+from genobj.schedules import Constant, Number, within
+from genobj.types import Draw, Horizon, Losses, Passes, Point, Samples, Weights
 
 
 class Objective(Config, abc.ABC):
     """Override this only for an objective that is not a regression of one head."""
 
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    """Factor on this term (beta and 1 - beta in DuMo Eq. 9)."""
+    anchored: ClassVar[bool] = True
+    """Whether the targets contain v_t on every row; if not, those with t - r <= draw.gap have to tie the head to it."""
+    draws_chance: ClassVar[bool] = False
+    """Whether this wants a uniform random number per row, `draw.chance`."""
+
+    weight: Number = Constant()
+    """Factor on this term (beta and 1 - beta in DuMo Eq. 9): a number or a schedule."""
+    uncertainty: bool = False
+    """Learn the term's log-variance s(t, r) with a head of its own: the term becomes exp(-s) loss + s."""
+    rows: Literal["all", "equal", "rest"] | None = None
+    """Rows of the batch that this scores: all, those with r = t, or the rest. Unset: all, unless its head serves
+    objectives of several horizons; then each scores the rows that are of its kind (a mixture, DuMo Eq. 5)."""
+
+    @model_validator(mode="after")
+    def _weight_is_not_negative(self) -> "Objective":
+        within("weight", self.weight, 0.0)
+        return self
 
     @property
     @abc.abstractmethod
@@ -30,6 +46,16 @@ class Objective(Config, abc.ABC):
     def networks(self) -> frozenset[Weights]:
         """Networks that the gradient-free passes use besides the live one."""
         return frozenset()
+
+    @property
+    def needs_gap(self) -> bool:
+        """Whether rows on a finest step t - r > 0 are needed, as pairs=dyadic with pairs.finest=step draws them."""
+        return False
+
+    @property
+    def asks_velocity(self) -> bool:
+        """Whether the targets need the model's own velocity, hence a head that gives it."""
+        return False
 
     def refusal(self, *, guided: bool) -> str | None:
         """Why these settings make no sense in this run (with what to type instead), or None."""
@@ -55,6 +81,15 @@ class Regression(Objective, abc.ABC):
     def trains(self) -> Mapping[str, Horizon]:
         """One head, with the class's horizon."""
         return {self.head: self.horizon}
+
+    def ask(
+        self, passes: Passes, point: Point, *, weights: Weights = "online", precise: bool = False, skip: int = 0
+    ) -> Samples:
+        """The head at a point, without gradients, shaped like x_t; the first `skip` rows are zero, and cost nothing."""
+        if skip >= len(point.t):
+            return torch.zeros_like(point.x_t)
+        found = passes(point, weights=weights, precise=precise, skip=skip)[0][self.head]
+        return torch.cat([torch.zeros_like(point.x_t[:skip]), found]) if skip else found
 
     @abc.abstractmethod
     def target(self, draw: Draw, passes: Passes) -> Samples:

@@ -8,17 +8,17 @@ lam = 0 is flow matching. Paper to here: x_0 -> x, alpha -> noise_scale, gamma -
 """
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
+from pydantic import model_validator
 from torch import Tensor
 
-from genobj.derivatives import Derivative
-from genobj.objectives.base import Regression
-from genobj.types import Draw, Horizon, Losses, Passes, Point, Samples, Weights, over
+from genobj.objectives.tangent import Tangent
+from genobj.schedules import Number, within
+from genobj.types import Draw, Horizon, Losses, Passes, Samples, over
 
 
-class Consistency(Regression):
+class Consistency(Tangent):
     """Consistency: learn the jump from any x_t to the data (one step)."""
 
     horizon: ClassVar[Horizon] = "data"
@@ -26,31 +26,27 @@ class Consistency(Regression):
 
     head: str = "u"
     """Head that learns u_t."""
-    derivative: Derivative = Derivative()
-    """How du/dt is estimated."""
-    lam: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Ratio of the neighbouring time to t in the discrete form, Eq. (4); unset: the limit, Eq. (8)."""
+    lam: Number | None = None
+    """Ratio of the neighbouring time to t in the discrete form, Eq. (4), a number or a schedule in [0, 1); unset: the
+    limit, Eq. (8)."""
 
-    @property
-    def networks(self) -> frozenset[Weights]:
-        """The network theta^-."""
-        return frozenset({self.derivative.weights})
-
-    def refusal(self, *, guided: bool) -> str | None:
-        """What the derivative says of itself."""
-        return self.derivative.refusal(guided=guided)
+    @model_validator(mode="after")
+    def _lam_is_below_one(self) -> "Consistency":
+        if self.lam is not None:
+            within("lam", self.lam, 0.0, 1 - 1e-6)
+        return self
 
     def target(self, draw: Draw, passes: Passes) -> Samples:
         """Alg. 1 line 10, or Eq. (4) solved for u_theta."""
+        t = over(draw.t, draw.x_t)
         if self.lam is None:
-            return draw.v_t - over(draw.t, draw.x_t) * self.derivative(draw, passes, self.head)
-        x_lam = draw.x_t - (1 - self.lam) * over(draw.t, draw.x_t) * draw.v_t
-        neighbour = Point(x_lam, self.lam * draw.t, draw.r, draw.y)
-        precise = self.derivative.precision == "float32"
-        u = passes(neighbour, weights=self.derivative.weights, precise=precise)[0][self.head]
-        return (1 - self.lam) * draw.v_t + self.lam * u
+            return draw.v_t - t * self.derivative(draw, passes, self.head, skip=draw.equal)
+        lam, precise = self.lam(draw.progress), self.derivative.precision == "float32"
+        neighbour = draw.point._replace(x_t=draw.x_t - (1 - lam) * t * draw.v_t, t=lam * draw.t)
+        u = self.ask(passes, neighbour, weights=self.derivative.weights, precise=precise, skip=draw.equal)
+        return (1 - lam) * draw.v_t + lam * u
 
     def loss(self, out: Mapping[str, Tensor], draw: Draw, passes: Passes) -> Losses:
         """Per sample; the discrete form is divided by 1 - lam, which makes Eq. (8) its limit."""
         loss = super().loss(out, draw, passes)
-        return loss if self.lam is None else loss / (1 - self.lam)
+        return loss if self.lam is None else loss / (1 - self.lam(draw.progress))

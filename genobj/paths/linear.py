@@ -1,15 +1,19 @@
 """The straight path x_t = t z + (1 - t) x.
 
+With `sigma_min` it ends at data with a little noise, x_t = (t + sigma_min (1 - t)) z + (1 - t) x (Lipman et al., arXiv
+2210.02747, Eq. 22; Shortcut models). With `damped_below` the target velocity fades near the data (pMF).
+
 Liu et al., Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow, arXiv 2209.03003,
 with time reversed; DuMo (arXiv 2602.17682) Sec. 3.2.
 """
 
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
+from pydantic import Field
 
 from genobj.paths.base import Path
-from genobj.types import Samples, TimeTensor
+from genobj.types import Samples, TimeTensor, over
 
 
 @final
@@ -18,22 +22,28 @@ class Linear(Path):
 
     citations: ClassVar[tuple[str, ...]] = ("liu2023rectified",)
 
+    sigma_min: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Noise that is left at t = 0 (Shortcut's code: 1e-5)."""
+    damped_below: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Time below which the target velocity is multiplied by t over it (pMF: 0.05)."""
+
     def noise_scale(self, t: TimeTensor) -> TimeTensor:
-        """Factor of z: t."""
-        return t
+        """Factor of z: t, and sigma_min at the data."""
+        return t + self.sigma_min * (1 - t)
 
     def data_scale(self, t: TimeTensor) -> TimeTensor:
         """Factor of x: 1 - t."""
         return 1 - t
 
     def noise_rate(self, t: TimeTensor) -> TimeTensor:
-        """Derivative of t: 1."""
-        return torch.ones_like(t)
+        """Its derivative: 1 - sigma_min."""
+        return torch.full_like(t, 1 - self.sigma_min)
 
     def data_rate(self, t: TimeTensor) -> TimeTensor:
         """Derivative of 1 - t: -1."""
         return -torch.ones_like(t)
 
     def velocity(self, x: Samples, z: Samples, t: TimeTensor) -> Samples:
-        """z - x, whatever t."""
-        return z - x
+        """z - x whatever t, but for the two settings."""
+        v = (1 - self.sigma_min) * z - x if self.sigma_min else z - x
+        return over((t / self.damped_below).clamp(max=1), v) * v if self.damped_below else v

@@ -16,7 +16,7 @@ from genobj.parts import GRIDS, SAMPLERS
 from genobj.paths.base import Path
 from genobj.paths.linear import Linear
 from genobj.samplers.grids import Grid, Uniform
-from genobj.types import Horizon, Labels, Network, Samples
+from genobj.types import FedNetwork, Horizon, Labels, Network, Samples
 
 S = TypeVar("S", bound="Sampler")
 Noise = Callable[[int], Samples]
@@ -59,12 +59,14 @@ class Flow:
     null: int | None
     guidance: float
     interval: tuple[float, float]
+    fed: bool = False
+    """Whether the network is told scale and interval (one evaluation) instead of being asked twice."""
     nfe: int = 0
 
     def average(self, x_t: Samples, t: float, r: float) -> Samples:
         """u(x_t, t, r), guided as u_null + w (u_y - u_null) where t lies in the interval."""
         low, high = self.interval
-        if self.guidance == 1 or not low <= t <= high:
+        if self.fed or self.guidance == 1 or not low <= t <= high:
             self.nfe += 1
             return self._ask(x_t, t, r, self.y)
         assert self.y is not None
@@ -86,7 +88,8 @@ class Flow:
     def _ask(self, x_t: Samples, t: float, r: float, y: Labels | None) -> Samples:
         times = torch.full((2, len(x_t)), t, dtype=x_t.dtype, device=x_t.device)
         times[1] = r
-        return self.net(x_t, times[0], r=times[1], y=y)[self.head].to(x_t.dtype)
+        guide = {"g": x_t.new_tensor([self.guidance, *self.interval]).expand(len(x_t), -1)} if self.fed else {}
+        return self.net(x_t, times[0], r=times[1], y=y, **guide)[self.head].to(x_t.dtype)
 
 
 class Sampler(Config, abc.ABC):
@@ -183,7 +186,10 @@ class Sampler(Config, abc.ABC):
             raise ValueError(f"guidance={self.guidance} needs {what}: set guidance=1")
         head = self._head(net.horizons)
         assert head is not None
-        return Flow(net, head, path, y, null, self.guidance, self.interval)
+        fed = isinstance(net, FedNetwork) and net.fed
+        if fed and self.guidance < 1:
+            raise ValueError(f"this model is fed its guidance scale, which is at least 1, got {self.guidance:g}")
+        return Flow(net, head, path, y, null, self.guidance, self.interval, fed)
 
     def _asked(self, horizons: Mapping[str, Horizon]) -> Mapping[str, Horizon]:
         return horizons if self.head is None else {self.head: horizons[self.head]}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, ClassVar, final
+from typing import Annotated, ClassVar, Literal, final
 
 from pydantic import Field
 
@@ -21,6 +21,10 @@ class Restart(Sampler):
     sigma_min: Annotated[float, Field(ge=0)] = 0.0
     """Put back variance sigma^2 - sigma_min^2 only, sigma being noise over data scale (OpenAI's models: 0.002)."""
 
+    told: Literal["data", "next"] = "data"
+    """Target time that a flow map is asked for: 0, or the next time of the grid, whose jump is then taken as the
+    direction of the whole way (Shortcut's code)."""
+
     @property
     def answers(self) -> tuple[Horizon, ...]:
         """A head that jumps to data, or a flow map at r = 0."""
@@ -29,7 +33,7 @@ class Restart(Sampler):
     def step(self, flow: Flow, x_t: Samples, t: float, r: float, fresh: Callable[[], Samples]) -> Samples:
         """x_hat by a jump to data, then noise of level r on it."""
         (noise_t, data_t), (noise_r, data_r), (_, data_0) = flow.scales(t), flow.scales(r), flow.scales(0.0)
-        x_hat = (x_t - t * flow.average(x_t, t, 0.0)) / data_0
+        x_hat = (x_t - t * flow.average(x_t, t, 0.0 if self.told == "data" else r)) / data_0
         if r == 0:
             return data_0 * x_hat
         z = (x_t - data_t * x_hat) / noise_t

@@ -16,7 +16,7 @@ from genobj.config.base import Config, Pick
 from genobj.parts import TIMES
 from genobj.times.base import Times
 from genobj.times.logit_normal import LogitNormal
-from genobj.types import TimeTensor
+from genobj.types import Horizon, TimeTensor
 
 
 class Pairs(Config, abc.ABC):
@@ -26,6 +26,34 @@ class Pairs(Config, abc.ABC):
     """Share rho of the batch with r = t, where the target is the velocity (MeanFlow: 0.75 ImageNet, 0.25 CIFAR-10)."""
     share_by: Literal["prefix", "bernoulli"] = "prefix"
     """Which rows: 'prefix' the first int(rho * batch), 'bernoulli' each with probability rho."""
+    equal_times: Annotated[Times, Pick(TIMES)] | None = None
+    """Law of t on the rows with r = t; unset: as on the others (SoFlow draws them from another)."""
+
+    rest: ClassVar[Horizon] = "interval"
+    """Where r lies on the other rows: at t (instant), at 0 (data) or between (interval)."""
+
+    own_times: ClassVar[bool] = False
+    """Whether t does not follow the experiment's law of times."""
+
+    @property
+    def anchors(self) -> bool:
+        """Whether some rows have r = t."""
+        return self.equal_share > 0
+
+    @property
+    def gap(self) -> float:
+        """t - r on the rows of the equal share."""
+        return 0.0
+
+    def prefix(self, batch: int) -> int:
+        """How many rows at the front belong to the equal share whatever is drawn."""
+        return int(self.equal_share * batch) if self.share_by == "prefix" else 0
+
+    def refusal(self, batch: int) -> str | None:
+        """Why this cannot be drawn for so few rows at once (with what to type instead), or None."""
+        if self.equal_share and self.share_by == "prefix" and not self.prefix(batch):
+            return f"equal_share={self.equal_share:g} of {batch} rows is none; type pairs.share_by=bernoulli"
+        return None
 
     @abc.abstractmethod
     def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
@@ -34,18 +62,23 @@ class Pairs(Config, abc.ABC):
     def sample(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
         """t and r, each (batch,), with 0 <= r <= t <= 1."""
         t, r = self.draw(times, batch, generator)
-        return t, torch.where(self._equal(batch, generator), t, r)
+        equal = self._equal(batch, generator)
+        if self.equal_times is not None:
+            t = torch.where(equal, self.equal_times.sample(batch, generator), t)
+        return t, torch.where(equal, t, r)
 
     def _equal(self, batch: int, generator: torch.Generator) -> Tensor:
         """Mask (batch,) of the rows with r = t."""
         if self.share_by == "prefix":
-            return torch.arange(batch, device=generator.device) < int(self.equal_share * batch)
+            return torch.arange(batch, device=generator.device) < self.prefix(batch)
         return torch.rand(batch, generator=generator, device=generator.device) < self.equal_share
 
 
 @final
 class Zero(Pairs):
     """r = 0: jumps to data (consistency, DuMo)."""
+
+    rest: ClassVar[Horizon] = "data"
 
     def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
         """t from `times`, r = 0."""
@@ -56,6 +89,13 @@ class Zero(Pairs):
 @final
 class Equal(Pairs):
     """r = t: velocities only (flow matching)."""
+
+    rest: ClassVar[Horizon] = "instant"
+
+    @property
+    def anchors(self) -> bool:
+        """Always."""
+        return True
 
     def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
         """t from `times`, r = t."""
@@ -93,6 +133,11 @@ class Capped(Pairs):
 
     law: Annotated[Times, Pick(TIMES, "logit_normal")] = LogitNormal(mean=-4.0, std=1.6)
     """Law of r before it is cut off; rows where it lies above t have r = t beyond the equal share."""
+
+    @property
+    def anchors(self) -> bool:
+        """Always: r is cut off at t now and then."""
+        return True
 
     def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
         """t from `times`, r = min(r, t); cutting before or after the equal share is the same."""

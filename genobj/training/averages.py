@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from genobj.config.base import Config
-from genobj.types import Horizon, Labels, Samples, TimeTensor
+from genobj.types import Guide, Horizon, Labels, Samples, TimeTensor
 
 
 class EMA(Config):
@@ -66,8 +66,19 @@ class AveragedNetwork:
         """Of the borrowed model."""
         return self.model.sees_r  # type: ignore[return-value]
 
+    @property
+    def fed(self) -> bool:
+        """Of the borrowed model."""
+        return self.model.fed  # type: ignore[return-value]
+
     def __call__(
-        self, x_t: Samples, t: TimeTensor, *, r: TimeTensor | None = None, y: Labels | None = None
+        self,
+        x_t: Samples,
+        t: TimeTensor,
+        *,
+        r: TimeTensor | None = None,
+        y: Labels | None = None,
+        g: Guide | None = None,
     ) -> dict[str, Tensor]:
         """See types.Network."""
-        return torch.func.functional_call(self.model, self.weights, (x_t, t), {"r": r, "y": y})
+        return torch.func.functional_call(self.model, self.weights, (x_t, t), {"r": r, "y": y, "g": g})

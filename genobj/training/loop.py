@@ -59,9 +59,9 @@ class StepModule(nn.Module):
         self.model, self.composer = model, composer
         self.networks: Networks = {"online": model, **others}
 
-    def forward(self, x: Samples, y: Labels | None, generator: torch.Generator) -> Loss:
-        """The loss of one micro-batch."""
-        return self.composer(self.networks, x, y, generator)
+    def forward(self, x: Samples, y: Labels | None, generator: torch.Generator, progress: float = 0.0) -> Loss:
+        """The loss of one micro-batch, `progress` being the share of the run that is over."""
+        return self.composer(self.networks, x, y, generator, progress)
 
 
 def train(
@@ -83,7 +83,7 @@ def train(
             generator.manual_seed(mix(seed, DRAWS, state.step, part))  # noise, times, dropped labels
             if step.composer.shared_masks:
                 torch.manual_seed(mix(seed, MASKS, state.step, part))  # dropout
-            loss = step(moved(x, device), None if y is None else moved(y, device), generator)
+            loss = step(moved(x, device), None if y is None else moved(y, device), generator, state.seen / total)
             (loss.total / parts).backward()
             losses.append(loss)
         bad = health.watch(losses, global_norm(trained, optim.clip))

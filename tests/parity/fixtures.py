@@ -59,14 +59,20 @@ class TanhNetwork(torch.nn.Module):
         self.weights = torch.nn.ParameterDict({k: torch.nn.Parameter(v.double()) for k, v in weights.items()})
         self.shape, self.horizons = shape, horizons
         self.sees_r = frozenset(horizons) if "Wr" in weights else frozenset()
+        self.fed = "Wg" in weights
 
-    def forward(self, x_t: Tensor, t: Tensor, *, r: Tensor | None = None, y: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, r: Tensor | None = None, y: Tensor | None = None, g: Tensor | None = None
+    ) -> dict[str, Tensor]:
         w = self.weights
         label = torch.full((len(x_t),), 10) if y is None else y
         a = x_t.flatten(1) @ w["Wx"].T + w["b1"] + _phi(t) @ w["Wt"].T + w["E"][label]
         if self.sees_r:
             assert r is not None, "this network is fed r"
             a = a + _phi(t - r) @ w["Wr"].T
+        if self.fed:
+            assert g is not None, "this network is fed guidance"
+            a = a + torch.cat([g[:, :1].log(), g[:, 1:]], dim=1) @ w["Wg"].T
         hidden = torch.tanh(torch.tanh(a) @ w["W2"].T + w["b2"])
         return {
             head: (hidden @ w[f"W{head}"].T + w[f"b{head}"]).reshape(x_t.shape)

@@ -1,134 +1,244 @@
 """Loss, targets and gradients of official implementations (and of the paper, where there is none)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from genobj.composer import Composer
-from genobj.guidance.none import NoGuidance
-from genobj.guidance.own import SelfGuidance
-from genobj.parts import OBJECTIVES, PATHS
-from genobj.passes import StepPasses
-from genobj.times.pairs import Zero
+from genobj.composer import Composer, Scored
+from genobj.guidance.base import Guidance
+from genobj.guidance.fed import FedGuidance
+from genobj.parts import GUIDANCE, OBJECTIVES, PATHS
+from genobj.paths.base import Path
+from genobj.times.pairs import Sorted
 from genobj.times.uniform import Uniform
-from genobj.types import Draw, Point
+from genobj.types import Draw
 from tests.parity import fixtures
 from tests.parity.fixtures import Case, TanhNetwork, check
 
+Objectives = dict[str, dict[str, Any]]
 PATH_NAMES = {
     "linear": "linear",
     "linear alpha=t gamma=1-t": "linear",
     "alpha=sin(pi t/2) gamma=cos(pi t/2)": "trig",
 }
+EXACT = {"method": "jvp"}
 
 
-def _path(options: dict[str, Any]) -> Any:
-    name = options.get("path", "linear")
-    if name not in PATH_NAMES:
-        fixtures.skip(f"path {name!r} is not registered yet")
-    return PATHS.get(PATH_NAMES[name])(bridge=options.get("bridge_sigma", 0.0))
+# What the options of each family mean here: settings of the objectives that together make the fixture's loss.
 
 
-def _guidance(options: dict[str, Any]) -> Any:
-    kappa = options.get("zeta", options.get("kappa", 0.0))
-    if options.get("omega", 1.0) != 1.0:
-        fixtures.skip("guidance with omega != 1 arrives with MeanFlow")
-    interval = tuple(options.get("guidance_interval_closed", (0.0, 1.0)))
-    weights = "ema" if options.get("theta_minus") == "ema" else "online"
-    return SelfGuidance(zeta=kappa, interval=interval, weights=weights) if kappa else NoGuidance()
+def _fm(case: Case) -> Objectives:
+    return {"fm": {"head": case.info["heads"][0], "distance": _distance(case.options)}}
 
 
-def _distance(options: dict[str, Any]) -> dict[str, Any]:
-    if "adaptive_p" not in options:
-        return {"kind": "mse"}
-    if options.get("weight_form", "S/sg(S+eps)^p") != "S/sg(S+eps)^p":
-        fixtures.skip(f"the weight {options['weight_form']!r} is a trap of one repository, not an option")
-    return {
-        "kind": "adaptive",
-        "power": options["adaptive_p"],
-        "eps": options["adaptive_eps"],
-        "reduce": options["reduce"],
-    }
-
-
-def _objectives(case: Case) -> dict[str, Any]:
-    options, family = case.options, case.info["family"]
-    if family == "fm":
-        head = case.info["heads"][0]
-        return {"fm": OBJECTIVES.get("fm").model_validate({"head": head, "distance": _distance(options)})}
-    if options.get("clamp") is not None:
-        fixtures.skip("clamped derivatives are not an option of cm")
+def _cm(case: Case) -> Objectives:
+    options = case.options
     if not options.get("times_clamped_to_01", True):
         fixtures.skip("difference points always stay in [0, 1]")
     if options.get("backend", "central") not in ("central", "backward", "jvp"):
         fixtures.skip(f"derivative {options['backend']!r} is not an option of cm")
     if options.get("theta_minus", "online") not in ("online", "ema"):
         fixtures.skip(f"a network theta^- that is {options['theta_minus']!r} is not an option of cm")
+    derivative = {"weights": options.get("theta_minus", "online"), "force": True}
+    derivative |= {"clamp": options["clamp"]} if options.get("clamp") else {}
     if "lam" in options:
-        derivative = {"weights": options.get("theta_minus", "online")}
-        return {"cm": OBJECTIVES.get("cm").model_validate({"lam": options["lam"], "derivative": derivative})}
-    derivative = {
-        "method": options["backend"],
-        "direction": options["tangent"],
-        "force": True,
-        "weights": options["theta_minus"],
-    }
-    if options.get("eps"):
-        derivative["step"] = options["eps"]
-    cm = {"weight": 1 - options["beta"], "derivative": derivative}
+        return {"cm": {"lam": options["lam"], "derivative": derivative}}
+    derivative |= {"method": options["backend"], "direction": options["tangent"]}
+    derivative |= {"step": options["eps"]} if options.get("eps") else {}
+    return {"fm": {"weight": options["beta"]}, "cm": {"weight": 1 - options["beta"], "derivative": derivative}}
+
+
+def _mf(case: Case) -> Objectives:
+    return {"mf": {"derivative": EXACT, "distance": _distance(case.options)}}
+
+
+def _imf(case: Case) -> Objectives:
+    distance = _distance(case.options)
     return {
-        "fm": OBJECTIVES.get("fm").model_validate({"weight": options["beta"]}),
-        "cm": OBJECTIVES.get("cm").model_validate(cm),
+        "fm": {"distance": distance},
+        "imf": {"derivative": {"method": "jvp", "direction": "predicted"}, "distance": distance},
     }
 
 
-def _draw(case: Case, path: Any) -> Draw:
-    arrays = case.arrays
+def _sc(case: Case) -> Objectives:
+    o = case.options
+    weights = "online" if o["teacher"] == "live" else "ema"
+    return {"sc": {"weights": weights, "clip": o["clip"], "scale": o["guidance_w"]}}
+
+
+def _ect(case: Case) -> Objectives:
+    o = case.options
+    if o["mapping"] != "sigmoid":
+        fixtures.skip(f"mapping {o['mapping']!r} is not an option of ect")
+    edm = {"weighting": "edm", "sigma_data": o["sigma_data"]} if "sigma^2" in o["weight"] else {}
+    distance = {"kind": "pseudo_huber", "c": o["c"]}
+    return {"ect": {"stage": o["stage"], "base": o["q"], "k": o["k"], "b": o["b"], "distance": distance, **edm}}
+
+
+def _soflow(case: Case) -> Objectives:
+    o = case.options
+    if "velocity" in case.info["what"]:
+        distance = {"kind": "adaptive", "power": o["p"], "eps": o["eps"], "reduce": o["reduce"]}
+        return {"fm": {"head": "u", "distance": distance}}
+    return {"soflow": {"a": o["a"], "power": o["p"], "eps": o["eps"]}}
+
+
+def _alphaflow(case: Case) -> Objectives:
+    o = case.options
+    settings = {"a": o["alpha"], "clip": o["clip_u_target_discrete"], "distance": _distance(o), "derivative": EXACT}
+    return {"alphaflow": settings}
+
+
+FAMILIES: dict[str, Callable[[Case], Objectives]] = {
+    "fm": _fm,
+    "cm": _cm,
+    "mf": _mf,
+    "imf": _imf,
+    "sc": _sc,
+    "ect": _ect,
+    "soflow": _soflow,
+    "alphaflow": _alphaflow,
+}
+
+
+def _distance(options: dict[str, Any]) -> dict[str, Any]:
+    if "adaptive_p" not in options:
+        return {"kind": "mse"}
+    form = options.get("weight_form", "S/sg(S+eps)^p")
+    return {
+        "kind": "adaptive",
+        "power": options["adaptive_p"],
+        "eps": options.get("adaptive_eps", options.get("adaptive_c")),
+        "reduce": options.get("reduce", options.get("adaptive_reduce")),
+        "squared": form.startswith("S^2"),
+    }
+
+
+def _path(options: dict[str, Any]) -> Path:
+    name = options.get("path", "linear")
+    if name not in PATH_NAMES:
+        fixtures.skip(f"path {name!r} is not registered yet")
+    settings = {"bridge": options.get("bridge_sigma", 0.0)}
+    if "sigma_min" in options:
+        settings["sigma_min"] = options["sigma_min"]
+    if "clip(t," in options.get("v_target", ""):
+        settings["damped_below"] = float(options["v_target"].split("clip(t,")[1].split(",")[0])
+    return PATHS.get(PATH_NAMES[name]).model_validate(settings)
+
+
+def _guidance(case: Case) -> Guidance:
+    o, family = case.options, case.info["family"]
+    settings: dict[str, Any] = {}
+    kind = "mean_flow"
+    if family == "imf":
+        kind = "fed"
+    elif family == "soflow":
+        settings = {"omega": o["mix"] * o["w"], "kappa": 1 - o["mix"]} | ({"fade": o["t0"]} if o["t0"] < 1 else {})
+    elif "guidance_w" in o and family == "mf":  # FACM's repository: the data's or a teacher's velocity, extrapolated
+        settings = {"null_within": (o["null_kept_where_t_below"], o["null_kept_where_t_above"])}
+        kind = "frozen" if o["teacher"] else kind
+        settings |= {"omega": 0.0, "zeta": o["guidance_w"]} if o["teacher"] else {"omega": o["guidance_w"], "kappa": 0}
+    elif "zeta" in o:
+        kind, settings = "self", {"zeta": o["zeta"], "weights": o.get("theta_minus", "online")}
+    elif "omega" in o:
+        settings = {"omega": o["omega"], "kappa": o["kappa"]}
+        settings["interval"] = o.get("guidance_interval_closed", o.get("guidance_interval_open", (0.0, 1.0)))
+        if family == "alphaflow":
+            settings |= {"ends": "open", "dropped": "guided"}
+    else:
+        kind = "none"
+    return GUIDANCE.get(kind).model_validate(settings)
+
+
+def _draw(case: Case, path: Path) -> Draw:
+    arrays, family, options = case.arrays, case.info["family"], case.options
     x, z, t = arrays["x"], arrays["z"], arrays["t"]
-    x_t = path.point(x, z, t)
+    if "x_row" in arrays:
+        x = x[arrays["x_row"]]
+    r = arrays.get("r", t if family == "fm" else torch.zeros_like(t))
+    x_t, v = path.point(x, z, t), path.velocity(x, z, t)
     if "draw/bridge" in arrays:
         x_t = x_t + path.bridge * arrays["draw/bridge"]
-    r = t if case.info["family"] == "fm" else torch.zeros_like(t)
-    v, y = path.velocity(x, z, t), arrays.get("y_in", arrays["y"])
-    return Draw(x, z, t, r, x_t, v, v, y, arrays.get("dropped"))
+    draw = Draw(x, z, t, r, x_t, v, v, arrays.get("y_in", arrays.get("y")), arrays.get("dropped"))
+    draw = draw._replace(equal=_prefix(t == r), gap=1 / options["T"] if family == "sc" else 0.0)
+    if "w" in arrays:
+        w, low, high = arrays["w"], arrays["lo"], arrays["hi"]
+        draw = draw._replace(g=torch.stack([w, low, high], 1), g_v=FedGuidance.at_rest(t, w, low, high))
+    return draw
+
+
+def _prefix(rows: Tensor) -> int:
+    """Length of the block of true rows at the front."""
+    return int(rows.long().cumprod(0).sum())
 
 
 def _compare(case: Case, composer: Composer, networks: dict[Any, Any], draw: Draw) -> None:
     expected, rtol = case.group("expected"), case.info["recommended_rtol"]
-    loss = composer.loss(networks, draw)
-    loss.total.backward()
-    check("loss", loss.total, expected["loss"], rtol)
-    passes = StepPasses(networks, len(draw.x))
-    passes.main(Point(draw.x_t, draw.t, draw.r, draw.y))
-    guided = composer.guided(draw, passes)
-    for objective in composer.objectives.values():
-        if f"target_{objective.head}" in expected:
-            with torch.no_grad():
-                target = objective.target(guided, passes)
-            check(f"target_{objective.head}", target, expected[f"target_{objective.head}"], rtol)
+    scored = composer.score(networks, draw)
+    total = torch.stack([term.share for term in scored.terms.values()]).sum()
+    total.backward()
+    check("loss", total, expected["loss"], rtol)
     for name in ("loss_v", "loss_u"):
         if name in expected:
-            check(name, loss.terms[{"loss_v": "fm", "loss_u": "cm"}[name]], expected[name], rtol)
+            check(name, scored.terms[{"loss_v": "fm", "loss_u": "cm"}[name]].value, expected[name], rtol)
     if "v_guided" in expected:
-        check("v_guided", guided.v_t, expected["v_guided"], rtol)
+        check("v_guided", scored.draw.v_t, expected["v_guided"], rtol)
+    if "x_t" in expected:
+        check("x_t", draw.x_t, expected["x_t"], rtol)
+    for objective in composer.objectives.values():
+        _targets(case, objective, scored, rtol)
     for name, gradient in case.group("expected/grad").items():
         check(f"gradient of {name}", networks["online"].weights[name].grad, gradient, rtol)
+
+
+def _targets(case: Case, objective: Any, scored: Scored, rtol: float) -> None:
+    expected, u = case.group("expected"), scored.out[objective.head]
+    with torch.no_grad():
+        target = objective.target(scored.draw, scored.passes)
+        if f"target_{objective.head}" in expected:
+            check(f"target_{objective.head}", target, expected[f"target_{objective.head}"], rtol)
+        if "per_sample" in expected and len(scored.terms) == 1:
+            check("per_sample", objective.loss(scored.out, scored.draw, scored.passes), expected["per_sample"], rtol)
+        if "q" in case.arrays:
+            check("q", objective.earlier(scored.draw), case.arrays["q"], 1e-9)
+        if "delta_quotient" in expected:
+            a = objective.fraction(scored.draw, objective.earlier(scored.draw))
+            quotient = (target - u) / a.view(-1, *[1] * (u.ndim - 1))
+            check("delta_quotient", quotient, expected["delta_quotient"], rtol)
+            check(
+                "weight",
+                (quotient.square().flatten(1).mean(1) + objective.eps) ** -objective.power,
+                expected["weight"],
+                rtol,
+            )
+        if "v_tangent" in expected and objective.asks_velocity:
+            along, kept = objective.derivative.along(scored.draw, scored.passes), ~case.arrays["dropped"]
+            assert bool((scored.draw.t == scored.draw.r)[~kept].all()), "dropped rows have r = t: no tangent is used"
+            check("v_tangent", along[kept], expected["v_tangent"][kept], rtol)  # official: with the label not dropped
+            check("V", u + scored.draw.v_t - target, expected["V"], rtol)
 
 
 @pytest.mark.parametrize("name", fixtures.names("objective"))
 def test_objective(name: str) -> None:
     case = fixtures.load(name)
     family = case.info["family"]
-    if family not in OBJECTIVES.names():
+    if family not in FAMILIES:
         fixtures.skip(f"objective {family!r} is not registered yet")
-    if family not in ("fm", "cm"):
-        fixtures.skip(f"options of {family!r} fixtures are not mapped yet")
-    path, objectives = _path(case.options), _objectives(case)
+    path = _path(case.options)
+    settings = FAMILIES[family](case)
+    objectives = {name: OBJECTIVES.get(name).model_validate(given) for name, given in settings.items()}
     horizons = {objective.head: objective.horizon for objective in objectives.values()}
     shape = tuple(case.arrays["x"].shape[1:])
     networks: dict[Any, Any] = {"online": TanhNetwork(case.group("param"), shape, horizons)}
     if averaged := case.group("ema"):
-        networks["ema"] = TanhNetwork(averaged, shape, horizons).requires_grad_(False)
-    composer = Composer(path, Uniform(), Zero(), objectives, _guidance(case.options), classes=10)
+        networks["ema"] = networks["frozen"] = TanhNetwork(averaged, shape, horizons).requires_grad_(False)
+    pairs = Sorted(equal_share=0.25)  # the fixture's own (t, r) are used; this says that rows with r = t exist
+    if family == "sc":
+        from genobj.times.dyadic import Dyadic
+
+        pairs = Dyadic(finest="step")
+    composer = Composer(path, Uniform(), pairs, objectives, _guidance(case), classes=10)
     _compare(case, composer, networks, _draw(case, path))

@@ -46,6 +46,8 @@ def plan(case: Case) -> Plan:
         return Euler(**steps(options)), {"u": "instant"}
     if name.startswith("openai"):
         return openai(options), {"u": "data"}
+    if options.get("kind") == "consistency":
+        return Restart(**steps(options), **guidance(options), told="next"), {"u": "interval"}
     if name.startswith("consistency"):
         return Restart(**steps(options)), {"u": "data"}
     return FlowMap(**steps(options), **guidance(options)), {"u": "interval"}
@@ -55,13 +57,9 @@ def unregistered(case: Case, name: str) -> str | None:
     """Why no sampler of genobj answers this fixture, or None."""
     if name.startswith(("ucgm", "twinflow")):
         return "the unified sampler of UCGM and TwinFlow is not registered"
-    if "param/Wg" in case.arrays:
-        return "the network is fed the guidance scale and interval (iMF, pMF), which samplers do not pass on"
     if name.startswith("edm_heun"):
         return "Heun on the denoiser (EDM form) is another sampler than Heun on the velocity"
-    if case.options.get("kind") == "consistency":
-        return "Shortcut's consistency sampling asks a flow map at r = t - d where restart asks at r = 0"
-    known = ("euler", "heun", "midpoint", "edm_euler", "openai", "consistency", "meanflow", "shortcut")
+    known = ("euler", "heun", "midpoint", "edm_euler", "openai", "consistency", "meanflow", "shortcut", "imf")
     return None if "method" in case.options or name.startswith(known) else f"no sampler is known for {name}"
 
 
@@ -77,7 +75,9 @@ def steps(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def guidance(options: dict[str, Any]) -> dict[str, Any]:
-    """Settings `guidance` and `interval` of fixtures with cfg."""
+    """Settings `guidance` and `interval` of fixtures with cfg, or of a network that is fed them."""
+    if "w" in options:
+        return {"guidance": options["w"], "interval": (options["lo"], options["hi"])}
     cfg = options.get("cfg") or {"w": options.get("cfg_w", 1.0)}
     return {"guidance": cfg["w"], "interval": tuple(cfg.get("interval_closed", (0.0, 1.0)))}
 

@@ -65,7 +65,9 @@ class TestList:
     def test_all_families(self, told: Told) -> None:
         lines = told("list").splitlines()
         assert [line for line in lines if not line.startswith(" ")] == [*FAMILIES, "recipes"]
-        assert "  fm  Flow matching: learn the instantaneous velocity (many steps; stable)." in lines
+        assert ["fm", "Flow matching: learn the instantaneous velocity (many steps; stable)."] in [
+            line.split(maxsplit=1) for line in lines
+        ]
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_one_family_by_either_name(self, family: str, told: Told) -> None:
@@ -80,12 +82,12 @@ class TestList:
     def test_json(self, told: Told) -> None:
         found = json.loads(told("list", "--json"))
         assert list(found) == [*FAMILIES, "recipes"]
-        assert found["objectives"][1] == {
+        assert {
             "name": "fm",
             "summary": "Flow matching: learn the instantaneous velocity (many steps; stable).",
             "source": "genobj",
             "problem": "",
-        }
+        } in found["objectives"]
 
 
 def shown(text: str) -> dict[str, tuple[str, str]]:
@@ -151,6 +153,37 @@ class TestPairing:
     def test_usual_heads(self, told: Told) -> None:
         assert self.heads("--objectives", "fm", told=told) == {"fm": "v"}
         assert self.heads("--objectives", "fm,cm", "-r", "fm-moons", told=told) == {"fm": "v", "cm": "u"}
+
+    def test_objectives_of_other_horizons_get_heads_of_their_own_names(self, told: Told) -> None:
+        one = self.heads("--objectives", "fm,mf,cm", told=told)
+        assert one == {"fm": "v", "mf": "u", "cm": "cm"}
+        assert self.heads("--objectives", "fm,cm,mf", told=told) == {"fm": "v", "cm": "u", "mf": "mf"}
+        assert self.heads("--objectives", "fm,mf,cm", "-r", "fm-moons", told=told) == one
+        sc = self.heads("--objectives", "fm,sc,cm", "pairs.equal_share=0.25", told=told)
+        assert sc == {"fm": "v", "sc": "u", "cm": "cm"}
+        rows = shown(told("show", "--objectives", "fm,mf,cm"))
+        assert rows["objectives.cm.head"] == ('"cm"', "--objectives")
+        assert rows["objectives.mf.head"] == ('"u"', "default")
+        told("cost", "--objectives", "fm,mf,cm")
+
+    def test_objectives_of_one_horizon_share_their_usual_head(self, told: Told) -> None:
+        assert self.heads("--objectives", "mf,imf", told=told) == {"mf": "u", "imf": "u"}
+        assert self.heads("--objectives", "cm,ect,ict", told=told) == {"cm": "u", "ect": "u", "ict": "u"}
+
+    def test_named_heads_are_kept(self, told: Told) -> None:
+        """A head that is named, on the command line or by an override, is a mixture if it serves several horizons."""
+        mixed = ["pairs=zero", "pairs.equal_share=0.5"]
+        assert self.heads("--objectives", "fm@u,cm@u", *mixed, told=told) == {"fm": "u", "cm": "u"}
+        assert self.heads("--objectives", "fm@u,mf", "pairs.equal_share=0.5", told=told) == {"fm": "u", "mf": "mf"}
+        assert self.heads("--objectives", "fm,mf,cm", "objectives.cm.head=w", told=told)["cm"] == "w"
+        assert self.heads("--objectives", "fm@cm,mf,cm", told=told) == {"fm": "cm", "mf": "u", "cm": "cm_head"}
+
+    def test_an_objective_without_a_kind_of_its_name_keeps_what_the_recipe_says(
+        self, told: Told, tmp_path: Path
+    ) -> None:
+        (tmp_path / "mine.toml").write_text('[objectives.a]\nkind = "mf"\n[objectives.b]\nkind = "cm"\n')
+        assert self.heads("-r", "mine.toml", "--objectives", "a,b", told=told) == {"a": "u", "b": "b"}
+        assert "unknown objective 'bananas'" in told.wrong("show", "--objectives", "fm,bananas")
 
     def test_fewer_heads_than_objectives(self, told: Told) -> None:
         error = told.wrong("show", "--heads", "v", "--objectives", "fm,cm")
@@ -274,7 +307,7 @@ class TestCost:
 
     def test_text(self, told: Told) -> None:
         text = told("cost")
-        assert "head u      258  (+258, +0.51 % of the one-head model)" in text
+        assert "head u      258  (+258, +0.38 % of the one-head model)" in text
         assert "FLOPs/step" in text
         assert "memory" in text
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from genobj.composer import Composer, horizons
+from genobj.composer import Composer
 from genobj.derivatives import Derivative
 from genobj.experiment import Experiment
+from genobj.guidance.base import Guidance
+from genobj.guidance.mean_flow import MeanFlowGuidance
 from genobj.guidance.none import NoGuidance
 from genobj.guidance.own import SelfGuidance
 from genobj.objectives.base import Regression
@@ -44,9 +46,30 @@ class Recording:
 
 
 def _compose(names: dict[str, dict[str, Any]], guided: bool = False, **options: Any) -> Composer:
-    objectives = {name: OBJECTIVES.get(name[:2]).model_validate(settings) for name, settings in names.items()}
+    objectives = {
+        name: OBJECTIVES.get(settings.get("kind", name[:2])).model_validate(
+            {key: value for key, value in settings.items() if key != "kind"}
+        )
+        for name, settings in names.items()
+    }
     guidance = SelfGuidance(zeta=0.5) if guided else NoGuidance()
     return Composer(Linear(), Uniform(), Below(), objectives, guidance, classes=10 if guided else 0, **options)
+
+
+class Single(Recording):
+    """One interval head."""
+
+    horizons: ClassVar[dict[str, Horizon]] = {"w": "interval"}
+
+
+def _at(guidance: Guidance, objectives: dict[str, dict[str, Any]], net: Recording, **pairs: Any) -> Count:
+    """What a step of 8 rows costs, objectives on the heads that they name."""
+    parts = {name: OBJECTIVES.get(name).model_validate(settings) for name, settings in objectives.items()}
+    composer = Composer(Linear(), Uniform(), Below(**pairs), parts, guidance, classes=10)
+    draw = composer.draw(torch.randn(8, 2), torch.arange(8), torch.Generator().manual_seed(0))
+    count = composer.loss(dict.fromkeys(composer.networks, net), draw).passes
+    assert sum(net.rows) == 8 * (count.with_gradient + count.without_gradient + count.tangent)
+    return count
 
 
 def _step(composer: Composer, guided: bool = False) -> tuple[Count, list[int]]:
@@ -165,6 +188,120 @@ class TestPasses:
         assert loss.total.item() in {4 * k / 16 for k in range(17)}
 
 
+class TestRows:
+    """Passes run on the rows that need them: not on a planned prefix with r = t, where t - r multiplies du/dt."""
+
+    MF: ClassVar[dict[str, Any]] = {"mf": {"head": "w"}}
+
+    @pytest.mark.parametrize(
+        ("derivative", "count"),
+        [
+            ({}, Count(1, 2 * 5 / 8, 0)),
+            ({"method": "backward"}, Count(1, 5 / 8, 0)),
+            ({"method": "jvp"}, Count(1, 0, 5 / 8)),
+        ],
+    )
+    def test_derivatives_leave_out_the_equal_prefix(self, derivative: dict[str, Any], count: Count) -> None:
+        got = _at(NoGuidance(), {"mf": {"head": "w", "derivative": derivative}}, Single(), equal_share=0.375)
+        assert got == count
+
+    @pytest.mark.parametrize(("derivative", "count"), [({}, Count(1, 2, 0)), ({"method": "jvp"}, Count(1, 0, 1))])
+    def test_a_share_by_chance_leaves_out_none(self, derivative: dict[str, Any], count: Count) -> None:
+        objectives = {"mf": {"head": "w", "derivative": derivative}}
+        assert _at(NoGuidance(), objectives, Single(), equal_share=0.5, share_by="bernoulli") == count
+
+    def test_a_batch_of_equal_rows_costs_no_derivative(self) -> None:
+        assert _at(NoGuidance(), self.MF, Single(), equal_share=1.0) == Count(1, 0, 0)
+        assert _at(NoGuidance(), {"sc": {"head": "w"}}, Single(), equal_share=1.0) == Count(1, 0, 0)
+
+    def test_jumps_leave_out_the_equal_prefix(self) -> None:
+        for name, passes in (("sc", 2), ("split", 2), ("alphaflow", 1), ("soflow", 1)):
+            assert _at(NoGuidance(), {name: {"head": "w"}}, Single(), equal_share=0.75) == Count(1, passes / 4, 0)
+
+    def test_rows_are_completed_when_another_objective_asks_for_all(self) -> None:
+        both = {"mf": {"head": "w"}, "cm": {"head": "u"}}
+        for order in (["mf", "cm"], ["cm", "mf"]):
+            objectives = {name: both[name] for name in order}
+            assert _at(NoGuidance(), objectives, Recording(), equal_share=0.5) == Count(1, 2, 0)
+
+    @pytest.mark.parametrize("method", ["central", "jvp"])
+    @pytest.mark.parametrize("skips", [(3, 0), (0, 3), (5, 3, 0), (3, 5, 0, 2)])
+    def test_completed_rows_equal_a_fresh_evaluation(self, method: Any, skips: tuple[int, ...]) -> None:
+        net, t = GaussianFlow(), torch.rand(8)
+        x = torch.randn(8, 2)
+        draw = Draw(x, x, t, t / 3, x, net.velocity(x, t), x)
+        derivative, passes = Derivative(method=method), StepPasses({"online": net}, 8)
+        fresh = derivative(draw, StepPasses({"online": net}, 8), "w")
+        for skip in skips:
+            found = derivative(draw, passes, "w", skip)
+            assert torch.equal(found[skip:], fresh[skip:])
+            assert not found[:skip].any()
+        cost = Count(0, 2, 0) if method == "central" else Count(0, 0, 1)
+        assert passes.count == cost  # no row twice
+
+    def test_rows_of_another_precision_are_not_put_together(self) -> None:
+        passes = StepPasses({"online": GaussianFlow()}, 8, low=True)
+        point = Point(torch.randn(8, 2), torch.rand(8), torch.rand(8))
+        for precise, skip, rows in ((True, 4, 4), (False, 4, 4), (False, 0, 12), (True, 4, 12), (True, 0, 16)):
+            assert len(passes(point, precise=precise, skip=skip)[0]["w"]) == 8 - skip
+            assert passes.count.without_gradient == rows / 8
+        assert passes(point)[0]["w"].shape == (8, 2)
+        assert passes.count.without_gradient == 2
+
+    def test_with_dropout_every_pass_has_all_rows(self) -> None:
+        composer = Composer(
+            Linear(),
+            Uniform(),
+            Below(equal_share=0.5),
+            {"mf": OBJECTIVES.get("mf").model_validate({"head": "w"})},
+            NoGuidance(),
+            shared_masks=True,
+        )
+        net = Single()
+        draw = composer.draw(torch.randn(8, 2), None, torch.Generator().manual_seed(0))
+        assert composer.loss({"online": net}, draw).passes == Count(1, 2, 0)
+        assert net.rows == [8, 8, 8]
+
+
+class TestCounts:
+    """The paper's counts of passes, in units of the batch."""
+
+    SELF = SelfGuidance(zeta=0.5)
+
+    def test_tri_head_with_mean_flow_costs_what_dumo_costs(self) -> None:
+        three = {"fm": {"head": "v"}, "mf": {"head": "w"}, "cm": {"head": "u"}}
+        for order in (three, dict(reversed(three.items()))):
+            assert _at(self.SELF, order, Recording()) == Count(1, 3, 0)
+
+    def test_tri_head_with_shortcut_costs_at_most_five(self) -> None:
+        three = {"fm": {"head": "v"}, "sc": {"head": "w"}, "cm": {"head": "u"}}
+        assert _at(self.SELF, three, Recording(), equal_share=0.25) == Count(1, 3 + 2 * 0.75, 0)
+
+    @pytest.mark.parametrize(
+        ("guidance", "without"),
+        [
+            (SelfGuidance(zeta=0.5), 4),
+            (MeanFlowGuidance(omega=0.2, kappa=0.92), 4),
+            (MeanFlowGuidance(omega=2.0, kappa=0.0), 3),
+            (MeanFlowGuidance(omega=0.5, kappa=0.5), 3),
+            (MeanFlowGuidance(omega=1.0, kappa=0.0), 2),
+            (NoGuidance(), 2),
+        ],
+    )
+    def test_single_branch_mean_flow(self, guidance: Guidance, without: int) -> None:
+        """kappa = 0 saves the conditional velocity; omega + kappa = 1 saves the unconditional one."""
+        assert _at(guidance, {"mf": {"head": "w"}}, Single()) == Count(1, without, 0)
+
+    def test_improved_mean_flow_takes_the_velocity_from_a_head_that_does_not_see_r(self) -> None:
+        both = {"fm": {"head": "v"}, "imf": {"head": "w"}}
+        assert _at(NoGuidance(), both, Recording()) == Count(1, 2, 0)
+        assert _at(self.SELF, both, Recording()) == Count(1, 3, 0)
+
+    def test_a_single_branch_pays_for_its_velocity_once(self) -> None:
+        assert _at(NoGuidance(), {"imf": {"head": "w"}}, Single()) == Count(1, 3, 0)
+        assert _at(self.SELF, {"imf": {"head": "w"}}, Single()) == Count(1, 4, 0)  # the guidance asks for it as well
+
+
 class TestGuidance:
     def test_line_nine_and_where_it_holds(self) -> None:
         composer = _compose({"fm": {}}, guided=True)
@@ -174,7 +311,7 @@ class TestGuidance:
         draw = draw._replace(y=torch.arange(8).masked_fill(dropped, 10), dropped=dropped)
         passes = StepPasses({"online": net}, 8)
         passes.main(Point(draw.x_t, draw.t, draw.r, draw.y))
-        guided = composer.guided(draw, passes)
+        guided = composer.guided(draw._replace(null=torch.full((8,), 10)), passes)
         # v(y) - v(null) = y - 10 in this network
         expected = draw.v_path + 0.5 * (torch.arange(8.0) - 10)[:, None]
         assert torch.allclose(guided.v_t[~dropped], expected[~dropped])
@@ -186,6 +323,7 @@ class TestGuidance:
         draw = composer.draw(torch.randn(5, 2), torch.arange(5), torch.Generator().manual_seed(0))
         t = torch.tensor([0.0, 0.25, 0.5, 0.75, 0.8])
         draw = draw._replace(t=t, y=torch.arange(5), dropped=torch.zeros(5, dtype=torch.bool))
+        draw = draw._replace(null=torch.full((5,), 10))
         passes = StepPasses({"online": Recording()}, 5)
         passes.main(Point(draw.x_t, draw.t, draw.r, draw.y))
         changed = (composer.guided(draw, passes).v_t != draw.v_path).any(1)
@@ -206,7 +344,7 @@ class TestGuidance:
         passes = StepPasses({"online": Fixed()}, 6)
         draw = Draw(x, x, t, torch.zeros_like(t), x, v, v, y, torch.zeros(6, dtype=torch.bool))
         passes.main(Point(draw.x_t, draw.t, draw.r, draw.y))
-        guided = SelfGuidance(zeta=zeta).velocity(draw, passes, 10)
+        guided = SelfGuidance(zeta=zeta).velocity(draw._replace(null=torch.full_like(y, 10)), passes)
         assert torch.allclose(guided, torch.full_like(x, v_null + w * (v_true - v_null)))
 
     def test_guidance_needs_labels(self) -> None:
@@ -246,11 +384,6 @@ def test_loss_is_the_weighted_sum_of_terms() -> None:
     draw = composer.draw(torch.randn(8, 2), None, torch.Generator().manual_seed(0))
     loss = composer.loss({"online": Recording()}, draw)
     assert torch.allclose(loss.total, 0.7 * loss.terms["fm"] + 0.3 * loss.terms["cm"])
-
-
-def test_two_objectives_cannot_want_different_things_of_one_head() -> None:
-    with pytest.raises(ValueError, match="give each a head of its own"):
-        horizons({"fm": OBJECTIVES.get("fm").model_validate({"head": "u"}), "cm": OBJECTIVES.get("cm")()})
 
 
 def test_dumo_equals_a_direct_transcription_of_algorithm_one() -> None:

@@ -194,10 +194,19 @@ DOTTED = sorted({s for s in SPANS if re.fullmatch(r"[a-z_]+(\.\w+)+", s) and s.s
 def test_settings_in_the_text_are_valid(span: str) -> None:
     load_plugins(["walk.py"])
     words = _experiment_settings(span)
-    recipe = "dumo-digits" if "guidance" in span else "dumo-moons"
-    base: dict[str, Any] = {"objectives": "fm,walk"} if "objectives.walk" in span else {}
+    bases = {
+        "guidance": "dumo-digits",
+        ".mf.": "meanflow-moons",
+        ".sc.": "shortcut-digits",
+        "heads.w": "trihead-mf-moons",
+    }
+    recipe = next((base for word, base in bases.items() if word in span), "dumo-moons")
+    named = next((name for name in ("walk", "alphaflow") if f"objectives.{name}" in span), None)
+    base: dict[str, Any] = {"objectives": f"fm,{named}"} if named else {}
     if words[0].startswith("times."):
         words = ["times=beta", *words]
+    if words[0].startswith("pairs.levels"):
+        words = ["pairs=dyadic", *words]
     if "guidance=frozen" in words:
         words += ["guidance.teacher=runs/digits"]
     resolve(recipe, overrides=words, **base)

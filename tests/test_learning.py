@@ -48,7 +48,7 @@ def test_dumo_digits_gate(tmp_path: Path, seed: int) -> None:
 
 
 def test_dumo_learns_to_jump_in_a_short_run(tmp_path: Path) -> None:
-    outcome = _run(tmp_path, "dumo-moons", train__steps=500, evaluation__count=1024, evaluation__reference=2048)
+    outcome = _run(tmp_path, "dumo-moons", train__steps=700, evaluation__count=1024, evaluation__reference=2048)
     scores = _scores(outcome)
     assert 1000 * scores["mmd", 1] < 12  # noise scores 23
     assert 1000 * scores["mmd", 32] < 12
@@ -84,27 +84,71 @@ def test_tensorboard_events_are_written_beside_the_json_lines(tmp_path: Path) ->
 
 
 GOLDEN = {
+    "meanflow-digits": [
+        1.72349,
+        1.65125,
+        1.73335,
+        1.70361,
+        1.71238,
+        1.6779,
+        1.66586,
+        1.68944,
+        1.73957,
+        1.66551,
+        1.67517,
+        1.66447,
+        1.51717,
+        1.62152,
+        1.54972,
+        1.61744,
+        1.55451,
+        1.52136,
+        1.43135,
+        1.44688,
+    ],
+    "trihead-sc-moons": [
+        1.46554,
+        1.81357,
+        1.48815,
+        1.49291,
+        1.65432,
+        1.38652,
+        1.63064,
+        1.74438,
+        1.59195,
+        1.59024,
+        1.73596,
+        1.60718,
+        1.60749,
+        1.71103,
+        1.49101,
+        1.6681,
+        1.67202,
+        1.54996,
+        1.52077,
+        1.49094,
+    ],
     "dumo-moons": [
         1.81474,
-        2.18398,
-        1.79846,
-        1.83382,
-        2.04374,
-        1.70096,
-        2.02259,
-        2.15932,
-        1.96914,
-        2.04411,
-        2.18759,
-        2.03272,
-        2.03115,
-        2.18666,
-        1.86807,
-        2.08094,
-        2.11946,
-        1.95013,
-        1.87838,
-        1.87224,
+        2.18407,
+        1.7991,
+        1.8305,
+        2.04332,
+        1.69982,
+        2.01536,
+        2.14567,
+        1.94238,
+        1.97801,
+        2.14547,
+        1.98096,
+        1.95503,
+        2.11075,
+        1.84144,
+        2.02518,
+        2.06478,
+        1.90822,
+        1.87137,
+        1.84917,
     ],
     "dumo-digits": [
         1.72349,
@@ -200,7 +244,7 @@ class TestLoop:
 
             def part(*_: Any, whole: Any = whole, rows: Any = rows, micro: int = micro) -> Any:
                 first = next(rows)
-                return type(whole)(*(value if value is None else value[first : first + micro] for value in whole))
+                return type(whole)(*(v[first : first + micro] if isinstance(v, torch.Tensor) else v for v in whole))
 
             step.composer.draw = part  # type: ignore[method-assign]
             run.step_module = lambda step=step: step  # type: ignore[method-assign]

@@ -49,6 +49,7 @@ PLACES = {
     "grids": "evaluation.sampler.grid",
     "data": "data",
     "metrics": "evaluation.metrics.mine",
+    "schedules": "objectives.fm.weight",
 }
 """Where a part of each family stands in the settings tree."""
 
@@ -67,9 +68,9 @@ def typos(name: str) -> set[str]:
 def unknown_names() -> Iterator[Case]:
     """Every name of every family, misspelt."""
     for family, registry in FAMILIES.items():
-        for name in registry.names():
-            for typo in sorted(typos(name) - set(registry.names())):
-                yield Case([*TRAIN, *choose(family, typo)], (PLACES[family], repr(typo)))
+        wrong = {typo for name in registry.names() for typo in typos(name)} - set(registry.names())
+        for typo in sorted(wrong):
+            yield Case([*TRAIN, *choose(family, typo)], (PLACES[family], repr(typo)))
 
 
 def wrong_numbers(annotation: Any, rules: typing.Iterable[Any]) -> Iterator[str]:
@@ -161,9 +162,12 @@ NEEDS = [
     Case([*TRAIN, "--objectives", "@v"], ("objectives",)),
     Case([*TRAIN, "--heads", "w"], ("trains head 'v', but the model has w; type --heads w,v",)),
     Case([*TRAIN, "--heads", "v,w", "--objectives", "fm@v,cm@u"], ("trains head 'u'", "type --heads v,w,u")),
-    Case([*TRAIN, "--heads", "v", "--objectives", "fm@v,cm@v"], ("want different things of head 'v'",)),
+    Case(
+        [*TRAIN, "--heads", "v", "--objectives", "fm@v,cm@v"],
+        ("rows of head 'v' where r = t", "type pairs.equal_share=0.5"),
+    ),
     Case([*TRAIN, "--objectives", "flow-matching"], ("unknown objective 'flow-matching'. Did you mean 'fm'?",)),
-    Case([*TRAIN, "--objectives", "fm cm"], ("unknown objective 'fm cm'", "Known objectives: cm, fm")),
+    Case([*TRAIN, "--objectives", "fm cm"], ("unknown objective 'fm cm'", "Known objectives: alphaflow, cm")),
     Case([*TRAIN, "--heads", "keys", "--objectives", "fm"], ("'keys' cannot name a head",)),
     Case([*TRAIN, "--heads", "a.b", "--objectives", "fm"], ("head",)),
     Case([*TRAIN, "heads=v"], ("heads: this is a table of settings, got 'v'",)),
@@ -175,8 +179,14 @@ NEEDS = [
     Case([*TRAIN, "objectives=[1, 2]"], ("objectives: this is a table",)),
     Case([*TRAIN, "objectives.mine.weight=1"], ("unknown objective 'mine'",)),
     Case([*TRAIN, "objectives.loss.kind=fm"], ("objectives.loss: metrics.jsonl has a column of this name",)),
-    Case([*TRAIN, "objectives.fm.head=u"], ("want different things of head 'u'",)),
-    Case([*TRAIN, "objectives.fm.kind=7"], ("say which objective: kind = one of cm, fm",)),
+    Case([*TRAIN, "objectives.fm.head=u"], ("no objective trains head 'v'; type --heads u",)),
+    Case(
+        [*TRAIN, "--objectives", "fm@u,cm@u", "pairs.equal_share=0.5"],
+        ("head 'u' for the jump to r = 0", "type pairs=zero"),
+    ),
+    Case([*TRAIN, "--objectives", "fm,sc"], ("nothing ties head 'u' to the data", "type pairs.equal_share=0.25")),
+    Case([*TRAIN, "--objectives", "split"], ("nothing ties head 'u' to the data", "type pairs.equal_share=0.25")),
+    Case([*TRAIN, "objectives.fm.kind=7"], ("say which objective: kind = one of alphaflow, cm",)),
     # settings that contradict each other
     Case([*TRAIN, "guidance=self"], ("guidance needs labelled data; type guidance=none",)),
     Case([*DIGITS, "data.labelled=false", "guidance=self"], ("guidance needs labelled data",)),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from genobj import seeds
 from genobj.parts import PAIRS, TIMES
 from genobj.times.beta import Beta
+from genobj.times.dyadic import Dyadic
 from genobj.times.kumaraswamy import Kumaraswamy
 from genobj.times.logit_normal import LogitNormal
 from genobj.times.pairs import Below, Capped, Equal, Sorted, Zero
@@ -141,3 +142,101 @@ def test_the_law_of_r_is_read_from_a_recipe():
     pairs = Capped.model_validate({"law": {"kind": "beta", "a": 2.0}})
     assert pairs.law == Beta(a=2.0)
     assert Capped.model_validate(pairs.model_dump(mode="json")) == pairs
+
+
+class TestDyadic:
+    """Jumps of length 2^-k from a grid (OBJECTIVES B3, the official Shortcut code)."""
+
+    def levels(self, batch: int, **settings) -> dict[int, int]:
+        pairs = Dyadic(**settings)
+        equal = pairs.prefix(batch)
+        found = pairs.lengths(batch)
+        assert found.shape == (batch,)
+        assert (found[:equal] == pairs.levels).all()
+        jumps = found[equal:].int().tolist()
+        assert jumps == sorted(jumps, reverse=True)
+        return {level: jumps.count(level) for level in sorted(set(jumps))}
+
+    def test_official_counts(self):
+        """One row in eight makes jumps, nb of them: nb // 7 on each level, the rest on the longest."""
+        assert self.levels(256) == {0: 8, 1: 4, 2: 4, 3: 4, 4: 4, 5: 4, 6: 4}
+        assert self.levels(64) == {0: 2, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1}
+
+    def test_biased_counts(self):
+        """Half of the jumps on levels 6 to 2, a quarter on level 1, a quarter and what is left on level 0."""
+        assert self.levels(256, biased=True) == {0: 9, 1: 8, 2: 3, 3: 3, 4: 3, 5: 3, 6: 3}
+        assert self.levels(640, biased=True) == {0: 20, 1: 20, 2: 8, 3: 8, 4: 8, 5: 8, 6: 8}
+        assert self.levels(64, biased=True) == {0: 6, 1: 2}
+        assert self.levels(64, biased=True, levels=2) == self.levels(64, levels=2) == {0: 4, 1: 4}
+
+    @pytest.mark.parametrize("finest", ["velocity", "step"])
+    @pytest.mark.parametrize("biased", [False, True])
+    def test_jumps_start_on_multiples_of_their_length(self, finest, biased):
+        pairs = Dyadic(finest=finest, biased=biased)
+        t, r = pairs.sample(Uniform(), 256, seeds.generator(0))
+        step = 2.0 ** -pairs.lengths(256)
+        assert torch.equal(t % step, torch.zeros(256))
+        assert (t >= step).all()
+        assert (t <= 1).all()
+        equal = pairs.prefix(256)
+        assert equal == 224
+        assert torch.equal((t - r)[equal:], step[equal:])
+        assert ((t - r)[:equal] == (1 / 128 if finest == "step" else 0)).all()
+        assert pairs.gap == (1 / 128 if finest == "step" else 0)
+        assert (t[step == 1] == 1).all()  # the whole way is one jump
+
+    def test_starts_are_uniform_on_their_grid(self):
+        t, _ = Dyadic(equal_share=0.0, levels=2).sample(Uniform(), N, seeds.generator(0))
+        half = t[: N // 2]  # level 1: t is 1/2 or 1
+        assert set(half.tolist()) == {0.5, 1.0}
+        assert abs((half == 1).float().mean().item() - 0.5) < 0.02
+        t, _ = Dyadic(equal_share=1.0).sample(Uniform(), N, seeds.generator(0))
+        counts = torch.bincount((t * 128).long(), minlength=129)
+        assert counts[0] == 0
+        assert (abs(counts[1:] - N / 128) < 6 * math.sqrt(N / 128)).all()
+
+    @settings(deadline=None, max_examples=100)
+    @given(
+        share=st.floats(0, 1),
+        by=st.sampled_from(["prefix", "bernoulli"]),
+        law=st.sampled_from([None, Uniform(), LogitNormal()]),
+        finest=st.sampled_from(["velocity", "step"]),
+        levels=st.integers(1, 12),
+        biased=st.booleans(),
+        batch=st.integers(1, 70),
+    )
+    def test_any_settings_keep_the_order_and_the_range(self, share, by, law, finest, levels, biased, batch):
+        pairs = Dyadic(equal_share=share, share_by=by, equal_times=law, finest=finest, levels=levels, biased=biased)
+        t, r = pairs.sample(Uniform(), batch, seeds.generator(0))
+        assert ((r >= 0) & (r <= t) & (t <= 1)).all()
+        gap = t - r
+        n = pairs.prefix(batch)
+        assert (gap[:n] <= pairs.gap).all()
+        jumps = gap[gap > pairs.gap]
+        assert torch.equal(jumps.log2(), jumps.log2().round())
+        if by == "prefix":
+            assert (gap[n:] >= 2.0 ** (1 - levels)).all()
+
+    def test_rows_of_the_equal_share_may_have_a_law_of_their_own(self):
+        pairs = Dyadic(equal_share=0.5, equal_times=LogitNormal(mean=3.0, std=0.1))
+        t, r = pairs.sample(Uniform(), 200, seeds.generator(0))
+        assert torch.equal(t[:100], r[:100])
+        assert (t[:100] > 0.9).all()
+        assert (t[100:] < 0.9).any()
+
+
+def test_rows_with_r_at_t_may_have_a_law_of_their_own():
+    """SoFlow draws the times of its velocity part from another law."""
+    for pairs in (Sorted(equal_share=0.5, equal_times=LogitNormal(mean=3.0, std=0.1)), Below(equal_share=0.5)):
+        t, r = pairs.sample(Uniform(), 2000, seeds.generator(0))
+        assert torch.equal(t[:1000], r[:1000])
+        assert bool((t[:1000] > 0.9).all()) == (pairs.equal_times is not None)
+        assert (t[1000:] < 0.9).any()
+
+
+def test_anchors_say_whether_rows_with_r_at_t_are_drawn():
+    for name in PAIRS.names():
+        for share in (0.0, 0.25):
+            pairs = PAIRS.get(name)(equal_share=share)
+            t, r = pairs.sample(LogitNormal(mean=-1.0, std=2.0), N, seeds.generator(0))
+            assert pairs.anchors == bool((t - r <= pairs.gap).any()), name

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from genobj.guidance.base import Guidance
-from genobj.mixture import Share, check_anchors, horizons, share
+from genobj.mixture import Share, check_anchors, check_velocity, horizons, share
 from genobj.objectives.base import Objective
-from genobj.passes import Count, Masks, StepPasses, TrainedNetwork, velocity_head
+from genobj.passes import Count, Masks, StepPasses, TrainedNetwork
 from genobj.paths.base import Path
+from genobj.paths.linear import Linear
 from genobj.times.base import Times
 from genobj.times.pairs import Pairs
 from genobj.types import Draw, Labels, Losses, Samples, TimeTensor, Weights, over
@@ -30,6 +31,8 @@ class Term(NamedTuple):
     """What is added to the total: weighted, and in proportion to its rows."""
     draw: Draw
     """The draw as this objective is asked about it."""
+    out: dict[str, Tensor]
+    """The forward with gradients at that draw's point."""
 
 
 class Scored(NamedTuple):
@@ -38,8 +41,6 @@ class Scored(NamedTuple):
     terms: dict[str, Term]
     draw: Draw
     """With the guided velocity."""
-    out: dict[str, Tensor]
-    """The forward with gradients at the draw's point."""
     passes: StepPasses
 
 
@@ -85,15 +86,29 @@ class Composer:
         check_anchors(objectives, self.shares, pairs)
         if guidance.active and not classes:
             raise ValueError("guidance needs labelled data; type guidance=none, or choose data with labels (digits)")
-        for name, objective in objectives.items():
-            if refusal := objective.refusal(guided=guidance.active):
-                raise ValueError(f"objectives.{name}: {refusal}")
-            if objective.needs_gap and not pairs.gap:
-                raise ValueError(
-                    f"objectives.{name}.scale guides the finest jumps; type pairs=dyadic pairs.finest=step"
-                )
-        if guidance.active or any(objective.asks_velocity for objective in objectives.values()):
-            velocity_head(self.horizons)
+        for name in objectives:
+            if problem := self._problem(name):
+                raise ValueError(f"objectives.{name}{problem}")
+            if objectives[name].asks_velocity:
+                check_velocity(objectives, self.horizons, pairs, f"objectives.{name}")
+        if guidance.active and "frozen" not in guidance.networks:
+            check_velocity(objectives, self.horizons, pairs, "guidance")
+
+    def _problem(self, name: str) -> str | None:
+        """What an objective needs and this run does not have, with what to type instead, or None."""
+        objective = self.objectives[name]
+        if refusal := objective.refusal(guided=self.guidance.active):
+            return f": {refusal}"
+        if objective.straight and not isinstance(self.path, Linear):
+            return " holds on the linear path only; type path=linear"
+        if objective.guides and not self.pairs.gap:
+            return ".scale guides the finest jumps, and there are none; type pairs=dyadic pairs.finest=step"
+        if objective.guides and not (self.classes and self.label_drop):
+            lacks = "type label_drop=0.1" if self.classes else "choose data with labels (digits)"
+            return f".scale needs the null label, which is never trained; {lacks}"
+        if objective.uncertainty and not objective.is_error:
+            return " is no error, its sign varies; leave uncertainty out"
+        return None
 
     @property
     def networks(self) -> frozenset[Weights]:
@@ -158,7 +173,7 @@ class Composer:
         if draw.y is not None:
             draw = draw._replace(null=torch.full_like(draw.y, self.classes))
         with torch.autocast(draw.x_t.device.type, torch.bfloat16) if self._autocast(draw.x_t) else nullcontext():
-            ends = {None: draw.r} | {s.end: self._end(draw, s.end) for s in self.shares.values()}
+            ends = {share.end: self._end(draw, share.end) for share in self.shares.values()}
             outs = {end: passes.main(draw.point._replace(r=r)) for end, r in ends.items()}
             with torch.no_grad():
                 draw = self.guided(draw, passes)
@@ -167,15 +182,15 @@ class Composer:
                 own = draw._replace(r=ends[share.end], equal=draw.equal if share.skips else 0)
                 losses = objective.loss(outs[share.end], own, passes)
                 terms[name] = self._term(name, losses, outs[share.end], share.mask(draw), own)
-        return Scored(terms, draw, outs[None], passes)
+        return Scored(terms, draw, passes)
 
-    def _term(self, name: str, losses: Losses, out: Mapping[str, Tensor], rows: Tensor | None, draw: Draw) -> Term:
+    def _term(self, name: str, losses: Losses, out: dict[str, Tensor], rows: Tensor | None, draw: Draw) -> Term:
         weight = self.objectives[name].weight(draw.progress)
         value = losses.mean() if rows is None else losses.where(rows, 0.0).sum() / rows.sum().clamp(min=1)
         if self.objectives[name].uncertainty:
             s = out[log_variance(name)]
             losses = (-s).exp() * losses + s
-        return Term(value, weight * (losses if rows is None else losses.where(rows, 0.0)).mean(), draw)
+        return Term(value, weight * (losses if rows is None else losses.where(rows, 0.0)).mean(), draw, out)
 
     def _end(self, draw: Draw, end: str | None) -> TimeTensor:
         """The r at which objectives are asked that are not about the drawn one."""

@@ -85,6 +85,8 @@ class Record:
     floor_n: int
     nfe: int
     sampler: str
+    head: str
+    """Head that the sampler followed."""
     settings: dict[str, Any]
     """Settings of the sampler that are not its defaults."""
     weights: str
@@ -173,6 +175,7 @@ class Scorer:
                         floor_n=len(self.other.x),
                         nfe=nfe,
                         sampler=SAMPLERS.name_of(type(sampler)),
+                        head=sampler.follows(generator.net.horizons),
                         settings=sampler.model_dump(mode="json", exclude_defaults=True),
                         weights=weights,
                         n=len(samples.x),

@@ -122,9 +122,9 @@ class Experiment(Config):
             heads = {name: Projection() for name in trained} | heads
         for name, objective in objectives.items():
             for head in objective.trains.keys() - heads.keys():
-                names = ",".join(heads)
+                have, every = ",".join(heads), ",".join(trained)
                 raise ValueError(
-                    f"objective {name!r} trains head {head!r}, but the model has {names}; type --heads {names},{head}"
+                    f"objective {name!r} trains head {head!r}, but the model has {have}; type --heads {every}"
                 )
         if unused := heads.keys() - trained.keys() - scalars.keys():
             rest = ",".join(name for name in heads if name in trained)
@@ -132,6 +132,8 @@ class Experiment(Config):
                 f"no objective trains head {min(unused)!r}; type --heads {rest}, or add an objective for it"
             )
         for name, head in heads.items():
+            if head.r_in and trained.get(name) != "interval":
+                raise ValueError(f"heads.{name} is never asked for another r; leave r_in out")
             if head.scalar != (name in scalars):
                 what = "one number" if head.scalar else "a tensor like x_t"
                 raise ValueError(f"heads.{name} gives {what}, which is not what trains it; leave its kind out")
@@ -179,13 +181,17 @@ class Experiment(Config):
         """Plain values that validate to an equal experiment."""
         return self.model_dump(mode="json", exclude_none=True)
 
-    def run_name(self) -> str:
-        """name-hash, where the hash changes with every setting that changes what is learnt."""
+    def learns(self, besides: frozenset[str] = frozenset({"seed", "train.micro_batch"})) -> dict[str, Any]:
+        """The settings that decide what is learnt, without `besides`."""
         tree = self.tree()
-        for key in FREE:
+        for key in FREE | besides:
             table, _, leaf = key.rpartition(".")
             (tree[table] if table else tree).pop(leaf, None)
-        return f"{self.name}-{fingerprint(tree)}"
+        return tree
+
+    def run_name(self) -> str:
+        """name-hash, where the hash changes with every setting that changes what is learnt."""
+        return f"{self.name}-{fingerprint(self.learns(besides=frozenset()))}"
 
     def model_settings(self) -> ModelSettings:
         """What rebuilds the network."""

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from genobj.objectives.base import Objective
+from genobj.passes import velocity_head
 from genobj.times.pairs import Pairs
 from genobj.types import Draw, Horizon
 
@@ -55,9 +56,10 @@ def share(name: str, objectives: Mapping[str, Objective], found: Mapping[str, Ho
         if (objective.rows or "equal") != "equal":
             return _possible(name, objective, Share(objective.rows or "all", "instant"), found, pairs)
         if not pairs.anchors or pairs.gap:
+            settings = _rows_where_r_is_t(pairs, jumps=_jumps(head, objectives))
             raise ValueError(
                 f"objectives.{name} learns the velocity with the rows of head {head!r} where r = t, and there are "
-                f"none; type {_rows_where_r_is_t(pairs)}, or objectives.{name}.rows=all for an evaluation of its own, "
+                f"none; type {settings}, or objectives.{name}.rows=all for an evaluation of its own, "
                 f"{apart}"
             )
         return Share("equal")
@@ -97,8 +99,15 @@ def _possible(name: str, objective: Objective, chosen: Share, found: Mapping[str
     return chosen._replace(skips=chosen.end is None and (about_r or chosen.rows == "rest"))
 
 
-def _rows_where_r_is_t(pairs: Pairs) -> str:
-    """What to type so that some rows have r = t."""
+def _jumps(head: str, objectives: Mapping[str, Objective]) -> bool:
+    """Whether a jump to data on this head needs the other rows at r = 0."""
+    return any(o.trains.get(head) == "data" and o.rows in (None, "rest") for o in objectives.values())
+
+
+def _rows_where_r_is_t(pairs: Pairs, *, jumps: bool = False) -> str:
+    """What to type so that some rows have r = t (and the others r = 0)."""
+    if jumps and pairs.rest != "data":
+        return "pairs=zero pairs.equal_share=0.5"
     share = [] if pairs.anchors else ["pairs.equal_share=0.5"]
     return " ".join(["pairs.finest=velocity", *share] if pairs.gap else share)
 
@@ -106,15 +115,21 @@ def _rows_where_r_is_t(pairs: Pairs) -> str:
 def check_anchors(objectives: Mapping[str, Objective], shares: Mapping[str, Share], pairs: Pairs) -> None:
     """ValueError if a head is trained on its own outputs alone: jumps that agree with each other, but with no data."""
 
-    def tied(name: str) -> bool:
-        learns_velocity = pairs.anchors and shares[name].rows != "rest"
-        return objectives[name].weight.span[1] > 0 and (objectives[name].anchored or learns_velocity)
+    def tied(name: str, head: str) -> bool:
+        objective, rows = objectives[name], shares[name].rows
+        anchored = objective.anchored and objective.trains[head] != "data"  # a jump to 0 says nothing of r = t
+        return objective.weight.span[1] > 0 and (anchored or (pairs.anchors and rows != "rest"))
 
     for name, objective in objectives.items():
         if objective.anchored or not objective.weight.span[1]:
             continue
+        if pairs.rest == "data":
+            raise ValueError(
+                f"objectives.{name} makes its jumps of shorter ones, which end between t and r, and pairs=zero never "
+                "trains those; type pairs=below pairs.equal_share=0.25"
+            )
         for head in objective.trains:
-            if any(tied(other) for other in objectives if head in objectives[other].trains):
+            if any(tied(other, head) for other in objectives if head in objectives[other].trains):
                 continue
             rows = [f"objectives.{name}.rows=all"] if shares[name].rows == "rest" else []
             share = [] if pairs.anchors else ["pairs.equal_share=0.25"]
@@ -123,3 +138,19 @@ def check_anchors(objectives: Mapping[str, Objective], shares: Mapping[str, Shar
                 f"training diverges; it needs rows with r = t, whose target is the velocity: "
                 f"type {' '.join([*rows, *share])}"
             )
+
+
+def check_velocity(objectives: Mapping[str, Objective], found: Mapping[str, Horizon], pairs: Pairs, who: str) -> None:
+    """ValueError if no head gives the velocity that `who` asks for, or if nothing trains that head for it."""
+    head = velocity_head(found, who)
+    trained = [o for o in objectives.values() if head in o.trains and o.weight.span[1] > 0]
+    if not trained:
+        raise ValueError(f"{who} asks head {head!r} for the velocity, which weight 0 never trains; take a larger one")
+    by_itself = any(o.trains[head] == "instant" and o.rows == "all" for o in trained)
+    near = pairs.anchors or pairs.rest == "interval"
+    if found[head] == "interval" and not by_itself and (pairs.gap or not near):
+        raise ValueError(
+            f"{who} asks head {head!r} for the velocity, at r = t, where no row is trained; "
+            f"type {_rows_where_r_is_t(pairs) or 'pairs.equal_share=0.25'}, or add a velocity head: --heads v,... "
+            "--objectives fm,..."
+        )

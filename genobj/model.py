@@ -28,7 +28,7 @@ class Model(nn.Module):
         horizons: Mapping[str, Horizon],
         *,
         trunk_r: bool,
-        fed: bool = False,
+        fed: float = 0.0,
     ):
         super().__init__()
         self.trunk, self.heads = trunk, nn.ModuleDict(heads)
@@ -91,8 +91,8 @@ class ModelSettings(Config):
     """Number of labels; the null label is `classes`."""
     path: Annotated[Path, Pick(PATHS, "linear")]
     """The path that the model was trained on."""
-    fed: bool = False
-    """Whether guidance is an input of the network."""
+    fed: Annotated[float, Field(ge=0)] = 0.0
+    """Largest guidance scale that the network is told; 0: guidance is no input."""
 
     def build(self, seed: int = 0) -> Model:
         """The network with fresh weights (on the default device), the same for the same seed."""
@@ -100,7 +100,7 @@ class ModelSettings(Config):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             trunk_r = "trunk" in r_in.values()
-            shape = (self.shape[0] + GUIDE * self.fed, *self.shape[1:])
+            shape = (self.shape[0] + GUIDE * bool(self.fed), *self.shape[1:])
             trunk = self.backbone.build(shape, self.classes, sees_r=trunk_r)
             told = {name: bool(r_in) if head.scalar else r_in.get(name) == "head" for name, head in self.heads.items()}
             heads = {name: head.build(trunk, self.shape[0], sees_r=told[name]) for name, head in self.heads.items()}

@@ -204,7 +204,7 @@ class Masks:
         return None
 
 
-def velocity_head(horizons: Mapping[str, Horizon]) -> str:
+def velocity_head(horizons: Mapping[str, Horizon], who: str = "guidance") -> str:
     """The head that gives the instantaneous velocity: instant before interval (at r = t). ValueError if none does."""
     for wanted in ("instant", "interval"):
         for head, horizon in horizons.items():
@@ -212,7 +212,7 @@ def velocity_head(horizons: Mapping[str, Horizon]) -> str:
                 return head
     have = ", ".join(f"{head} ({horizon})" for head, horizon in horizons.items())
     raise ValueError(
-        f"guidance needs a head that gives the velocity; this model has {have}. Type --heads v,... --objectives fm,..."
+        f"{who} needs a head that gives the velocity; this model has {have}. Type --heads v,... --objectives fm,..."
     )
 
 

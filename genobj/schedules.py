@@ -8,7 +8,7 @@ import abc
 import math
 from typing import Annotated, ClassVar, final
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from genobj.config.base import Config, Pick
 from genobj.parts import SCHEDULES
@@ -159,8 +159,8 @@ class Doubling(Ramp):
 
     @model_validator(mode="after")
     def _reachable(self) -> "Doubling":
-        if self.start <= 0 or self.end <= self.start:
-            raise ValueError("doubling needs 0 < start < end")
+        if self.start <= 0 or self.end <= self.start or not math.log2(self.end / self.start).is_integer():
+            raise ValueError(f"end={self.end:g} must be start={self.start:g} times 2, 4, 8, ...")
         return self
 
     def between(self, s: float) -> float:
@@ -173,10 +173,15 @@ Number = Annotated[Schedule, Pick(SCHEDULES, plain="constant")]
 """A plain number, or a schedule."""
 
 
-def within(name: str, number: Schedule, low: float, high: float = math.inf) -> None:
-    """ValueError if a scheduled setting leaves [low, high] at some moment of the run."""
-    smallest, largest = number.span
-    if smallest < low or largest > high:
-        limits = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
-        values = f"{smallest:g}" if smallest == largest else f"{smallest:g} to {largest:g}"
-        raise ValueError(f"{name} must be {limits}, got {values}")
+def between(low: float, high: float = math.inf) -> AfterValidator:
+    """For Annotated[Number, between(0, 1)]: the number stays in [low, high] at every moment of the run."""
+
+    def check(number: Schedule) -> Schedule:
+        smallest, largest = number.span
+        if smallest < low or largest > high:
+            limits = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
+            values = f"{smallest:g}" if smallest == largest else f"{smallest:g} to {largest:g}"
+            raise ValueError(f"must be {limits}, got {values}")
+        return number
+
+    return AfterValidator(check)

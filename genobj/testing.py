@@ -101,7 +101,7 @@ def _general(registry: "Registry[Any]", name: str) -> Config:
 def _objective(part: Objective) -> None:
     """loss per sample, finite; gradients reach its heads and no other; planned passes equal counted ones"""
     torch.manual_seed(0)
-    idle = OBJECTIVES.get("fm").model_validate({"head": "other", "weight": 0.0})
+    idle = OBJECTIVES.get("fm").model_validate({"head": "other"})
     pairs = {"equal_share": 0.25}  # some rows with r = t, which some objectives need
     plan = Experiment.model_validate(
         {"train": {"batch": 16}, "objectives": {"idle": idle, "part": part}, "pairs": pairs}
@@ -123,7 +123,7 @@ def _objective(part: Objective) -> None:
     passes = StepPasses(networks, 16)
     per_sample = part.loss(passes.main(Point(draw.x_t, draw.t, draw.r, draw.y)), draw, passes)
     assert per_sample.shape == (16,), f"loss must have shape (batch,), got {tuple(per_sample.shape)}"
-    loss.total.backward()
+    composer.score(networks, draw).terms["part"].share.backward()
     for head, module in model.heads.items():
         moved = any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in module.parameters())
         assert moved == (head in part.trains), (

@@ -96,8 +96,8 @@ class FedNetwork(Network, Protocol):
     """A network that can be told the guidance it shall follow."""
 
     @property
-    def fed(self) -> bool:
-        """Whether guidance is an input: calls then take `g`."""
+    def fed(self) -> float:
+        """Largest guidance scale that it was trained with, where calls take `g`; 0: they do not."""
         ...
 
 

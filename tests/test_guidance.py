@@ -59,7 +59,7 @@ class Labelled:
 class Fed(Labelled):
     """The same, times the scale that it is told."""
 
-    fed = True
+    fed = 8.0
 
     def __call__(
         self,
@@ -328,7 +328,7 @@ class TestFed:
             assert point.g is not None
             assert torch.equal(point.g, torch.tensor([[3.0, 0.2, 0.7]]).expand(5, 3))
             assert point.y is y
-        with pytest.raises(ValueError, match="is fed its guidance scale, which is at least 1"):
+        with pytest.raises(ValueError, match="is told its guidance scale, from 1 to 8"):
             type(sampler).model_validate(dict(sampler) | {"guidance": 0.5})(net, torch.randn(5, 2), y, null=NULL)
 
     @pytest.mark.parametrize("objectives", ["imf@u", "fm@v,imf@u"])

@@ -105,7 +105,7 @@ class TestByRows:
             net, draw = _network(e), _draw(e.composer())
             every = _experiment({"mf": {}}, pairs=pairs).objectives["mf"]
             scored = e.composer().score({"online": net}, draw)
-            losses = every.loss(scored.out, draw, scored.passes)
+            losses = every.loss(next(iter(scored.terms.values())).out, draw, scored.passes)
             torch.testing.assert_close(scored.terms["mf"].value, losses[chosen].mean(), rtol=1e-12, atol=0)
 
     def test_no_row_is_no_loss(self) -> None:
@@ -209,7 +209,7 @@ class TestUncertainty:
         torch.testing.assert_close(loss.total.detach(), loss.terms["fm"], rtol=1e-12, atol=0)
 
         scored = e.composer().score({"online": net}, draw)
-        raw = (scored.out["v"] - draw.v_t).square().mean(1).detach()
+        raw = (scored.terms["fm"].out["v"] - draw.v_t).square().mean(1).detach()
         for shift, sign in ((0.0, 0), (0.5, 1), (-0.5, -1)):
             s = (raw.log() + shift).requires_grad_()
             term = e.composer()._term("fm", raw, {log_variance("fm"): s}, None, draw)
@@ -267,7 +267,6 @@ REFUSALS: list[tuple[str, list[str], str, int]] = [
     ("sc", ["objectives.sc.rows=rest", "pairs.equal_share=0.5"], "nothing ties head 'u'", 1),
     ("sc", ["pairs=dyadic", "pairs.equal_share=0"], "nothing ties head 'u'", 1),
     ("mf@u,sc@u", ["objectives.mf.weight=0"], r"objectives\.sc: nothing ties head 'u'", 1),
-    ("sc", ["pairs.equal_share=0.5", "objectives.sc.scale=1.5"], r"objectives\.sc\.scale guides the finest jumps", 1),
 ]
 
 
@@ -284,11 +283,46 @@ def test_what_a_refusal_tells_to_type_works(objectives: str, overrides: list[str
         assert loss.total.isfinite(), typed
 
 
-def test_a_refusal_may_lead_to_another_one_but_not_in_circles() -> None:
-    """fm and cm on one head with r anywhere lack two things."""
+def test_one_refusal_tells_all_that_two_objectives_on_a_head_lack() -> None:
+    """fm and cm on one head with r anywhere lack rows with r = t and rows with r = 0."""
     first = refused("fm@u,cm@u", [], r"objectives\.fm learns the velocity")[0]
-    second = refused("fm@u,cm@u", first, r"objectives\.cm asks head 'u'")[0]
-    assert resolve(objectives="fm@u,cm@u", overrides=[*first, *second])[0].horizons == {"u": "interval"}
+    assert first == ["pairs=zero", "pairs.equal_share=0.5"]
+    assert resolve(objectives="fm@u,cm@u", overrides=first)[0].horizons == {"u": "interval"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["pairs.equal_share=0.5"], r"scale guides the finest jumps, and there are none; type pairs=dyadic"),
+        (["pairs=dyadic", "pairs.finest=step", "label_drop=0.0"], r"never trained; type label_drop=0\.1"),
+        (["pairs=dyadic", "pairs.finest=step", "data=moons"], r"choose data with labels"),
+    ],
+)
+def test_guided_half_jumps_need_a_finest_step_and_a_null_label(overrides: list[str], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        resolve("shortcut-digits", overrides=["objectives.sc.scale=1.5", "evaluation.metrics=[]", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["imf@u", "pairs=zero"], r"objectives\.imf asks head 'u' for the velocity, at r = t, where no row is trained"),
+        (["mf@u", "pairs=zero", "data=digits", "guidance=self"], r"guidance asks head 'u' for the velocity, at r = t"),
+        (["fm,cm", "data=digits", "guidance=self", "objectives.fm.weight=0"], r"which weight 0 never trains"),
+        (
+            ["cm@u", "objectives.cm.derivative.direction=predicted"],
+            r"objectives\.cm needs a head that gives the velocity",
+        ),
+        (["fm@u,soflow@u", "pairs.equal_share=0.5", "objectives.soflow.uncertainty=true"], r"leave uncertainty out"),
+        (["sc@u", "pairs=zero", "pairs.equal_share=0.25"], r"pairs=zero never trains those"),
+        (["cm@u,sc@u", "pairs.equal_share=0.0", "objectives.cm.rows=all"], r"nothing ties head 'u' to the data"),
+        (["fm,ect", "path=trig"], r"objectives\.ect holds on the linear path only; type path=linear"),
+        (["fm,cm", "heads.u.r_in=trunk", "heads.v.r_in=head"], r"never asked for another r; leave r_in out"),
+    ],
+)
+def test_contradictory_needs_are_refused(words: list[str], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        resolve(objectives=words[0], overrides=words[1:])
 
 
 def test_rows_mean_nothing_without_r() -> None:

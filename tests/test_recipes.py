@@ -263,7 +263,8 @@ class TestExpected:
         assert json.loads(capsys.readouterr().out)["parameters"]["published"] == 50_000
 
     def test_another_objective_is_not_that_row_of_the_table(self) -> None:
-        assert resolve("dumo-cifar10", overrides=["optim.lr=1e-3"])[0].expected
+        assert resolve("dumo-cifar10", overrides=["seed=3", "train.micro_batch=8", "log.every=7"])[0].expected
+        assert not resolve("dumo-cifar10", overrides=["optim.lr=1e-3"])[0].expected
         assert not resolve("dumo-cifar10", heads="v", objectives="fm")[0].expected
 
     def test_it_reads_as_a_sentence(self) -> None:

@@ -309,7 +309,9 @@ def test_mistakes_say_what_to_type(make, words):
 @pytest.mark.parametrize(
     ("horizons", "nfe", "sampler"),
     [
-        (ALL, 1, FlowMap(steps=1)),
+        (ALL, 1, Restart(steps=1)),
+        (ALL, 32, Heun(steps=16)),
+        ({"v": "instant", "w": "interval"}, 4, FlowMap(steps=4)),
         ({"w": "interval"}, 32, FlowMap(steps=32)),
         ({"v": "instant", "u": "data"}, 1, Restart(steps=1)),
         ({"v": "instant", "u": "data"}, 15, Restart(steps=15)),

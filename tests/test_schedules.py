@@ -56,6 +56,7 @@ class TestValues:
     )
     def test_values_stay_within_the_span(self, name: str, ends: tuple[float, float], progress: float) -> None:
         tree = {"value": ends[0]} if name == "constant" else {"start": ends[0], "end": ends[1]}
+        tree |= {"end": 8 * ends[0]} if name == "doubling" else {}
         schedule = SCHEDULES.get(name).model_validate(tree)
         low, high = schedule.span
         assert low * (1 - 1e-9) <= schedule(progress) <= high * (1 + 1e-9)
@@ -147,19 +148,19 @@ class TestSettings:
             (Cosine, {"begin": 1.2}, "begin"),
             (Exponential, {"end": 0.0}, "type kind=linear to reach 0"),
             (Exponential, {"start": -1.0}, "are positive"),
-            (Doubling, {"start": 8.0, "end": 4.0}, "0 < start < end"),
-            (Doubling, {"start": 0.0}, "0 < start < end"),
+            (Doubling, {"start": 8.0, "end": 4.0}, "times 2, 4, 8"),
+            (Doubling, {"start": 0.0}, "times 2, 4, 8"),
             (Stairs, {"count": 1}, "count"),
             (Sigmoid, {"snap": 0.5}, "snap"),
             (Sigmoid, {"gain": 0}, "gain"),
-            (AlphaFlow, {"a": 1.5}, r"a must be in \[0, 1\], got 1\.5"),
+            (AlphaFlow, {"a": 1.5}, r"must be in \[0, 1\], got 1\.5"),
             (AlphaFlow, {"a": {"kind": "linear", "start": 1.0, "end": -0.5}}, r"got -0\.5 to 1"),
-            (SolutionFlow, {"a": 0.0}, r"a must be in \[1e-06, 1\], got 0"),
+            (SolutionFlow, {"a": 0.0}, r"must be in \[1e-06, 1\], got 0"),
             (SolutionFlow, {"a": {"kind": "linear"}}, r"got 0 to 1"),
-            (Consistency, {"lam": 1.0}, r"lam must be in \[0, 0\.999999\], got 1"),
-            (Consistency, {"weight": -0.1}, r"weight must be at least 0, got -0\.1"),
-            (Consistency, {"weight": {"kind": "linear", "end": -1.0}}, r"weight must be at least 0, got -1 to 1"),
-            (ImprovedConsistency, {"steps": 0.5}, r"steps must be at least 1, got 0\.5"),
+            (Consistency, {"lam": 1.0}, r"must be in \[0, 0\.999999\], got 1"),
+            (Consistency, {"weight": -0.1}, r"must be at least 0, got -0\.1"),
+            (Consistency, {"weight": {"kind": "linear", "end": -1.0}}, r"must be at least 0, got -1 to 1"),
+            (ImprovedConsistency, {"steps": 0.5}, r"must be at least 1, got 0\.5"),
             (Consistency, {"weight": True}, "weight"),
             (Consistency, {"weight": "sometimes"}, "unknown schedule 'sometimes'"),
             (Consistency, {"weight": {"start": 1.0}}, "say which schedule"),

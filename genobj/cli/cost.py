@@ -50,7 +50,8 @@ def report(experiment: "Experiment", *, as_json: bool = False) -> None:
         typer.echo(f"  head {name:<6} {size:,}  (+{size:,}, +{100 * size / base:.2f} % of the one-head model)")
     typer.echo(f"FLOPs/step   {cost['flops']:.3e}  at batch {experiment.train.batch}")
     parts = ", ".join(f"{name} {_bytes(size)}" for name, size in memory.items() if name != "total")
-    typer.echo(f"memory       about {_bytes(memory['total'])}  ({parts})")
+    micro = experiment.train.micro_batch
+    typer.echo(f"memory       about {_bytes(memory['total'])}{f' at micro_batch {micro}' if micro else ''}  ({parts})")
 
 
 def _bytes(size: float | int) -> str:

@@ -1,6 +1,8 @@
 """genobj list: what there is, without importing any of it."""
 
 import json
+import re
+from itertools import takewhile
 from typing import Annotated
 
 import typer
@@ -50,7 +52,10 @@ def _recipes() -> list[Entry]:
 
 
 def _comment(name: str) -> str:
-    return find_recipe(name).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    """The first sentence of the comment on top."""
+    lines = find_recipe(name).read_text(encoding="utf-8").splitlines()
+    text = " ".join(line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+    return re.split(r"(?<=[.:]) ", text)[0].rstrip(":.")
 
 
 def _line(entry: Entry) -> str:

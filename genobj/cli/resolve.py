@@ -59,7 +59,6 @@ def resolve(
     _pair(layers, _names(heads, "--heads"), _names(objectives, "--objectives"))
     if path.parent == RECIPES and _about(layers) != about:  # no longer what the shipped recipe's name says
         layers.put(["name"], "-".join(_about(layers)), "--objectives, --data")
-        layers.put(["expected"], [], "--objectives, --data")
     if seed is not None:
         layers.put(["seed"], seed, "--seed")
     for text in overrides or []:
@@ -68,7 +67,10 @@ def resolve(
 
     from genobj.experiment import Experiment
 
-    return Experiment.model_validate(layers.tree), layers
+    experiment = Experiment.model_validate(layers.tree)
+    if experiment.expected and experiment.learns() != Experiment.model_validate(read_toml(path)).learns():
+        experiment = experiment.model_copy(update={"expected": ()})  # published numbers of other settings
+    return experiment, layers
 
 
 def _about(layers: Layers) -> list[str]:

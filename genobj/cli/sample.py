@@ -1,5 +1,6 @@
 """genobj sample: draw samples from a run."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,7 +63,9 @@ def command(
     generate = Generator(loaded.model, loaded.settings, where, evaluation.batch)
     drawn = {f"{cost} NFE": batch for batch, cost in (generate(one, count, seed, y) for one in samplers)}
     name = "_".join(heading.removesuffix(" NFE") for heading in drawn)
-    out = out or run / "samples" / f"nfe_{name}.png"
+    settings = "".join(f"_{text}" for text in ([sampler] if sampler else []) + overrides)
+    safe = re.sub(r"[^\w.,=-]+", "", settings)  # another setting is another file
+    out = out or run / "samples" / f"nfe_{name}{safe}.png"
     _write(out, drawn, loaded.settings.classes if label is None else 0)
     typer.echo(f"{count} samples ({', '.join(drawn)}, weights {loaded.weights}): {out}")
 

@@ -54,9 +54,9 @@ class Guidance(Config, abc.ABC):
         return frozenset()
 
     @property
-    def feeds(self) -> bool:
-        """Whether the network is told scale and interval, as draws of `inputs`."""
-        return False
+    def feeds(self) -> float:
+        """Largest scale that the network is told, with an interval, as draws of `inputs`; 0: it is told nothing."""
+        return 0.0
 
     def refusal(self, *, label_drop: float) -> str | None:
         """Why this cannot guide a run that drops this share of labels (with what to type instead), or None."""

@@ -31,9 +31,9 @@ class FedGuidance(Guidance):
         return True
 
     @property
-    def feeds(self) -> bool:
-        """Always."""
-        return True
+    def feeds(self) -> float:
+        """The largest scale."""
+        return self.highest
 
     def refusal(self, *, label_drop: float) -> str | None:
         """The null label has to be trained."""

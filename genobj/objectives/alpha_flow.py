@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from genobj.config.base import Pick
@@ -20,8 +20,8 @@ from genobj.distances.base import Distance
 from genobj.objectives.neighbour import Neighbour
 from genobj.objectives.tangent import Tangent
 from genobj.parts import DISTANCES
-from genobj.schedules import Number, Sigmoid, within
-from genobj.types import Draw, Horizon, Losses, Passes, Samples, TimeTensor, Weights, over
+from genobj.schedules import Number, Sigmoid, between
+from genobj.types import Draw, Horizon, Losses, Passes, Samples, TimeTensor, over
 
 
 class AlphaFlow(Tangent, Neighbour):
@@ -32,22 +32,12 @@ class AlphaFlow(Tangent, Neighbour):
 
     head: str = "u"
     """Head that learns u(x_t, t, r)."""
-    distance: Annotated[Distance, Pick(DISTANCES, "adaptive")] = Adaptive(power=1.0, eps=1e-3, reduce="mean")
+    distance: Annotated[Distance, Pick(DISTANCES, "adaptive")] = Adaptive(reduce="mean")
     """Distance between prediction and target."""
-    a: Number = Sigmoid()
+    a: Annotated[Number, between(0.0, 1.0)] = Sigmoid()
     """Step fraction in [0, 1]: a number or a schedule; 0 is MeanFlow."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """Bound on the entries of targets with a > 0 (official: 4, on latents of unit scale); unset: none."""
-
-    @model_validator(mode="after")
-    def _a_is_a_share(self) -> "AlphaFlow":
-        within("a", self.a, 0.0, 1.0)
-        return self
-
-    @property
-    def networks(self) -> frozenset[Weights]:
-        """Of the step and of the derivative."""
-        return frozenset({self.weights, self.derivative.weights})
 
     def earlier(self, draw: Draw) -> TimeTensor:
         """q = t - a (t - r)."""

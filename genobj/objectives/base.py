@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import model_validator
 from torch import Tensor
 
 from genobj.config.base import Config, Pick
 from genobj.distances.base import Distance
 from genobj.distances.mse import MSE
 from genobj.parts import DISTANCES
-from genobj.schedules import Constant, Number, within
+from genobj.schedules import Constant, Number, between
 from genobj.types import Draw, Horizon, Losses, Passes, Point, Samples, Weights
 
 
@@ -21,21 +20,20 @@ class Objective(Config, abc.ABC):
 
     anchored: ClassVar[bool] = True
     """Whether the targets contain v_t on every row; if not, those with t - r <= draw.gap have to tie the head to it."""
+    is_error: ClassVar[bool] = True
+    """Whether the loss is an error, never negative, which a learned log-variance can weigh."""
+    straight: ClassVar[bool] = False
+    """Whether the mathematics holds on the linear path only."""
     draws_chance: ClassVar[bool] = False
     """Whether this wants a uniform random number per row, `draw.chance`."""
 
-    weight: Number = Constant()
+    weight: Annotated[Number, between(0.0)] = Constant()
     """Factor on this term (beta and 1 - beta in DuMo Eq. 9): a number or a schedule."""
     uncertainty: bool = False
     """Learn the term's log-variance s(t, r) with a head of its own: the term becomes exp(-s) loss + s."""
     rows: Literal["all", "equal", "rest"] | None = None
     """Rows of the batch that this scores: all, those with r = t, or the rest. Unset: all, unless its head serves
     objectives of several horizons; then each scores the rows that are of its kind (a mixture, DuMo Eq. 5)."""
-
-    @model_validator(mode="after")
-    def _weight_is_not_negative(self) -> "Objective":
-        within("weight", self.weight, 0.0)
-        return self
 
     @property
     @abc.abstractmethod
@@ -48,8 +46,8 @@ class Objective(Config, abc.ABC):
         return frozenset()
 
     @property
-    def needs_gap(self) -> bool:
-        """Whether rows on a finest step t - r > 0 are needed, as pairs=dyadic with pairs.finest=step draws them."""
+    def guides(self) -> bool:
+        """Whether this guides jumps on the finest step itself: needs such rows (draw.gap) and the null label."""
         return False
 
     @property

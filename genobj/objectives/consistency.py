@@ -8,13 +8,12 @@ lam = 0 is flow matching. Paper to here: x_0 -> x, alpha -> noise_scale, gamma -
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import model_validator
 from torch import Tensor
 
 from genobj.objectives.tangent import Tangent
-from genobj.schedules import Number, within
+from genobj.schedules import Number, between
 from genobj.types import Draw, Horizon, Losses, Passes, Samples, over
 
 
@@ -26,15 +25,9 @@ class Consistency(Tangent):
 
     head: str = "u"
     """Head that learns u_t."""
-    lam: Number | None = None
+    lam: Annotated[Number, between(0.0, 1 - 1e-6)] | None = None
     """Ratio of the neighbouring time to t in the discrete form, Eq. (4), a number or a schedule in [0, 1); unset: the
     limit, Eq. (8)."""
-
-    @model_validator(mode="after")
-    def _lam_is_below_one(self) -> "Consistency":
-        if self.lam is not None:
-            within("lam", self.lam, 0.0, 1 - 1e-6)
-        return self
 
     def target(self, draw: Draw, passes: Passes) -> Samples:
         """Alg. 1 line 10, or Eq. (4) solved for u_theta."""

@@ -13,8 +13,8 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field, model_validator
 
-from genobj.objectives.neighbour import LowerNoise
-from genobj.schedules import Doubling, Number, within
+from genobj.objectives.lower_noise import LowerNoise
+from genobj.schedules import Doubling, Number, between
 from genobj.types import TimeTensor
 
 
@@ -23,7 +23,7 @@ class ImprovedConsistency(LowerNoise):
 
     citations: ClassVar[tuple[str, ...]] = ("song2023ict",)
 
-    steps: Number = Doubling(start=10.0, end=1280.0)
+    steps: Annotated[Number, between(1.0)] = Doubling(start=10.0, end=1280.0)
     """N: a number or a schedule."""
     lowest: Annotated[float, Field(gt=0)] = 0.002
     """sigma_0."""
@@ -34,7 +34,6 @@ class ImprovedConsistency(LowerNoise):
 
     @model_validator(mode="after")
     def _levels_are_in_order(self) -> "ImprovedConsistency":
-        within("steps", self.steps, 1.0)
         if self.lowest >= self.highest:
             raise ValueError(f"lowest={self.lowest:g} must lie below highest={self.highest:g}; swap them")
         return self

@@ -38,8 +38,8 @@ class Shortcut(Regression):
         return frozenset({self.weights})
 
     @property
-    def needs_gap(self) -> bool:
-        """Guidance holds on the finest jumps, so there must be such."""
+    def guides(self) -> bool:
+        """Whether half jumps are guided."""
         return self.scale != 1
 
     def target(self, draw: Draw, passes: Passes) -> Samples:
@@ -53,9 +53,8 @@ class Shortcut(Regression):
         return torch.where(over(t - r <= draw.gap, halves), draw.v_t, halves)
 
     def _jump(self, draw: Draw, passes: Passes, point: Point) -> Samples:
-        """A half jump."""
         u = self.ask(passes, point, weights=self.weights, skip=draw.equal)
-        if self.scale == 1 or draw.null is None:
+        if draw.null is None or not self.guides:
             return u
         free = self.ask(passes, point._replace(y=draw.null), weights=self.weights, skip=draw.equal)
         return torch.where(over(draw.t - draw.r <= 2 * draw.gap, u), free + self.scale * (u - free), u)

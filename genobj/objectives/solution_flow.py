@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from genobj.objectives.neighbour import Neighbour
-from genobj.schedules import Exponential, Number, within
+from genobj.schedules import Exponential, Number, between
 from genobj.types import Draw, Horizon, Losses, Passes, TimeTensor, over
 
 
@@ -24,11 +24,12 @@ class SolutionFlow(Neighbour):
     """SoFlow: consistency of the solution map over a shrinking step."""
 
     horizon: ClassVar[Horizon] = "interval"
+    is_error: ClassVar[bool] = False
     citations: ClassVar[tuple[str, ...]] = ("luo2025soflow",)
 
     head: str = "u"
     """Head that learns u(x_t, t, r)."""
-    a: Number = Exponential(start=0.1, end=0.002)
+    a: Annotated[Number, between(1e-6, 1.0)] = Exponential(start=0.1, end=0.002)
     """Step fraction in (0, 1]: a number or a schedule (ImageNet: .1 to .002, CIFAR-10: 1 to .0003125)."""
     power: Annotated[float, Field(ge=0)] = 1.0
     """p of the weight (ImageNet: 1, CIFAR-10: 0.75); 0: none."""
@@ -36,11 +37,6 @@ class SolutionFlow(Neighbour):
     """c of the weight, for the mean squared residual (ImageNet: 1e-2, CIFAR-10: 1e-3)."""
     shortest: Annotated[float, Field(ge=0)] = 1e-4
     """Smallest step t - q, as far as t - r allows it."""
-
-    @model_validator(mode="after")
-    def _a_is_a_share(self) -> "SolutionFlow":
-        within("a", self.a, 1e-6, 1.0)
-        return self
 
     def earlier(self, draw: Draw) -> TimeTensor:
         """q = t - a (t - r), at least `shortest` below t but not below r."""

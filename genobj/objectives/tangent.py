@@ -21,7 +21,7 @@ class Tangent(Regression, abc.ABC):
     @property
     def networks(self) -> frozenset[Weights]:
         """The network that is differentiated, theta^-."""
-        return frozenset({self.derivative.weights})
+        return super().networks.union([self.derivative.weights])
 
     def refusal(self, *, guided: bool) -> str | None:
         """What the derivative says of itself."""

@@ -16,16 +16,18 @@ MANY = 16
 def choose(horizons: Mapping[str, Horizon], nfe: int) -> Sampler:
     """A sampler of `nfe` unguided evaluations for a network with these heads.
 
-    An interval head: flow_map. A data head and fewer than 16 evaluations (or no velocity head): restart, which with
-    one evaluation is a single jump. Else a velocity head: heun for even numbers from 16 on, euler for the others.
+    A velocity head and 16 evaluations or more: heun for even numbers, euler for the others. Else a data head: restart,
+    which with one evaluation is a single jump. Else an interval head: flow_map. Else a velocity head: euler.
     """
     has = set(horizons.values())
     if nfe < 1:
         raise ValueError(f"nfe={nfe} makes no sample: type nfe=1 or more")
+    if "instant" in has and nfe >= MANY:
+        return Euler(steps=nfe) if nfe % 2 else Heun(steps=nfe // 2)
+    if "data" in has:
+        return Restart(steps=nfe)
     if "interval" in has:
         return FlowMap(steps=nfe)
-    if "data" in has and (nfe < MANY or "instant" not in has):
-        return Restart(steps=nfe)
     if "instant" in has:
-        return Heun(steps=nfe // 2) if nfe >= MANY and nfe % 2 == 0 else Euler(steps=nfe)
+        return Euler(steps=nfe)
     raise ValueError("this model has no velocity head to sample from: train one, for example with --objectives fm")

@@ -140,6 +140,13 @@ class Sampler(Config, abc.ABC):
         instead = use[0] if use else "train one, for example with --objectives fm"
         return f"{name} {needs}; {'this model has' if self.head is None else 'it is told to follow'} {has}: {instead}"
 
+    def follows(self, horizons: Mapping[str, Horizon]) -> str:
+        """The head that is asked; ValueError if none of these can answer."""
+        head = None if self.refusal(horizons) else self._head(horizons)
+        if head is None:
+            raise ValueError(self.refusal(horizons))
+        return head
+
     def with_nfe(self: S, nfe: int) -> S:
         """The same sampler with as many steps as cost `nfe` unguided evaluations."""
         steps, rest = divmod(nfe, self.evaluations)
@@ -186,10 +193,10 @@ class Sampler(Config, abc.ABC):
             raise ValueError(f"guidance={self.guidance} needs {what}: set guidance=1")
         head = self._head(net.horizons)
         assert head is not None
-        fed = isinstance(net, FedNetwork) and net.fed
-        if fed and self.guidance < 1:
-            raise ValueError(f"this model is fed its guidance scale, which is at least 1, got {self.guidance:g}")
-        return Flow(net, head, path, y, null, self.guidance, self.interval, fed)
+        fed = net.fed if isinstance(net, FedNetwork) else 0.0
+        if fed and not 1 <= self.guidance <= fed:
+            raise ValueError(f"this model is told its guidance scale, from 1 to {fed:g}, got {self.guidance:g}")
+        return Flow(net, head, path, y, null, self.guidance, self.interval, bool(fed))
 
     def _asked(self, horizons: Mapping[str, Horizon]) -> Mapping[str, Horizon]:
         return horizons if self.head is None else {self.head: horizons[self.head]}

@@ -39,24 +39,29 @@ class Dyadic(Pairs):
     def refusal(self, batch: int) -> str | None:
         """Every length needs a row."""
         jumps = batch - self.prefix(batch)
-        if jumps < self.levels:
+        if self.equal_share < 1 and jumps < self.levels:
             return f"{jumps} of {batch} rows are jumps, of {self.levels} lengths; take larger batches, or fewer levels"
         return super().refusal(batch)
 
     def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
         """t and r = t - 2^-k for the levels of `lengths`."""
-        step = 2.0 ** -self.lengths(batch).to(generator.device)
-        place = torch.rand(batch, generator=generator, device=generator.device)
-        t = step * (1 + (place / step).floor())
-        return t, t - step
+        return self._on_grid(self.lengths(batch), generator)
 
     def sample(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
-        """t and r, each (batch,), with 0 <= r <= t <= 1."""
-        if self.share_by == "prefix" and self.equal_times is None:
-            t, r = self.draw(times, batch, generator)  # its first rows are on the finest level already
-            return t, r if self.finest == "step" else torch.where(self._equal(batch, generator), t, r)
-        t, r = super().sample(times, batch, generator)
-        return t, torch.where(t == r, (t - self.gap).clamp(min=0), r)
+        """t and r, each (batch,), with 0 <= r <= t <= 1; the equal share is on the finest grid."""
+        equal = self._equal(batch, generator)
+        levels = self.lengths(batch).to(generator.device)
+        t, r = self._on_grid(torch.where(equal, float(self.levels), levels), generator)
+        if self.equal_times is not None:
+            t = torch.where(equal, self.equal_times.sample(batch, generator).clamp(min=self.gap), t)
+        return t, torch.where(equal, t - self.gap, r)
+
+    def _on_grid(self, levels: Tensor, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
+        """t uniform on the multiples of 2^-level in (0, 1], and one step below."""
+        step = 2.0 ** -levels.to(generator.device)
+        place = torch.rand(len(levels), generator=generator, device=generator.device)
+        t = step * (1 + (place / step).floor())
+        return t, t - step
 
     def lengths(self, batch: int) -> Tensor:
         """Level k of every row, float32: the equal share first, then from short jumps to long ones."""

@@ -97,6 +97,10 @@ class Equal(Pairs):
         """Always."""
         return True
 
+    def prefix(self, batch: int) -> int:
+        """All rows."""
+        return batch
+
     def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
         """t from `times`, r = t."""
         t = times.sample(batch, generator)

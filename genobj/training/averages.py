@@ -67,7 +67,7 @@ class AveragedNetwork:
         return self.model.sees_r  # type: ignore[return-value]
 
     @property
-    def fed(self) -> bool:
+    def fed(self) -> float:
         """Of the borrowed model."""
         return self.model.fed  # type: ignore[return-value]
 

@@ -59,7 +59,7 @@ class TanhNetwork(torch.nn.Module):
         self.weights = torch.nn.ParameterDict({k: torch.nn.Parameter(v.double()) for k, v in weights.items()})
         self.shape, self.horizons = shape, horizons
         self.sees_r = frozenset(horizons) if "Wr" in weights else frozenset()
-        self.fed = "Wg" in weights
+        self.fed = 100.0 * ("Wg" in weights)
 
     def forward(
         self, x_t: Tensor, t: Tensor, *, r: Tensor | None = None, y: Tensor | None = None, g: Tensor | None = None

@@ -1,7 +1,9 @@
 """What every part of a family must do: a new part is tested by being registered."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,3 +104,9 @@ class TestTheContractCanFail:
     def test_a_taken_name(self) -> None:
         with pytest.raises(ValueError, match="already taken"):
             OBJECTIVES.register("fm")(OBJECTIVES.get("cm"))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES.names())
+def test_an_objective_is_a_page(name: str) -> None:
+    file = Path(inspect.getfile(OBJECTIVES.get(name)))
+    assert len(file.read_text().splitlines()) <= 60, f"{file.name} has more than 60 lines"

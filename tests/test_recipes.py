@@ -17,6 +17,7 @@ from genobj.config.load import RECIPES, find_recipe, read_toml, recipe_names, wr
 from genobj.cost import Cost, measure
 from genobj.expected import Expected
 from genobj.experiment import Experiment
+from genobj.parts import FAMILIES
 from genobj.passes import Count
 from genobj.training.averages import Averages
 from genobj.training.loop import StepModule
@@ -272,3 +273,54 @@ class TestExpected:
         assert (
             Expected(value=3.07, nfe=1, epochs=240.0, source="T").sentence() == "fid 3.07 at nfe 1 after 240 epochs (T)"
         )
+
+
+OPTIM = {"lr": 1e-4, "betas": (0.9, 0.95), "weight_decay": 0.0, "schedule": "constant", "warmup": 0}
+DUMO = {
+    "weights": {"fm": 0.7, "cm": 0.3},
+    "guidance": ("self", {"zeta": 0.55}),
+    "times": ("beta", {"a": 2.4, "b": 2.4}),
+}
+MEANFLOW = {
+    "guidance": ("mean_flow", {"omega": 0.2, "kappa": 0.92, "interval": (0.0, 0.75)}),
+    "times": ("logit_normal", {"mean": -0.4, "std": 1.0}),
+    "pairs": ("sorted", {"equal_share": 0.75}),
+    "distance": {"power": 1.0, "eps": 0.01, "reduce": "sum"},
+}
+LARGER = {"guidance": ("self", {"zeta": 0.66})}
+PUBLISHED_SETTINGS: dict[str, dict[str, Any]] = {
+    "dumo-in256-xl2": DUMO | {"batch": 512},
+    "dumo-in256-xl2-long": DUMO | {"batch": 512},
+    "dumo-in512-xl4": DUMO | LARGER | {"batch": 512},
+    "dumo-in512-xl1-dcae": DUMO | LARGER | {"batch": 512, "times": ("beta", {"a": 1.0, "b": 1.0})},
+    "meanflow-in256-xl2": MEANFLOW | {"batch": 256},
+    "meanflow-in256-xl2-long": MEANFLOW | {"batch": 256},
+    "trihead-mf-in256-xl2": DUMO | {"batch": 512, "weights": {"fm": 0.7, "mf": 0.15, "cm": 0.15}},
+    "trihead-sc-in256-xl2": DUMO | {"batch": 512, "weights": {"fm": 0.7, "sc": 0.15, "cm": 0.15}},
+    "shortcut-in256-xl2": {
+        "batch": 256,
+        "pairs": ("dyadic", {"equal_share": 0.875, "levels": 7, "finest": "step"}),
+        "optim": {"betas": (0.9, 0.999), "weight_decay": 0.1},
+    },
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_SETTINGS)
+def test_a_full_size_recipe_has_the_published_settings(name: str) -> None:
+    """DuMo Sec. 4.1, App. C.1 and Tab. 3; MeanFlow's and Shortcut's own settings as OBJECTIVES B1 and B3 list them."""
+    e, wanted = recipe(name), PUBLISHED_SETTINGS[name]
+    optim = OPTIM | wanted.get("optim", {})
+    assert {key: getattr(e.optim, key) for key in optim} == optim
+    assert e.train.batch == wanted["batch"]
+    assert e.ema.decays == ((0.999,) if name.startswith("shortcut") else (0.9999,))
+    for family in ("guidance", "times", "pairs"):
+        if family in wanted:
+            kind, settings = wanted[family]
+            part = getattr(e, family)
+            assert type(part) is FAMILIES[family].get(kind)
+            assert {key: getattr(part, key) for key in settings} == settings
+    if "weights" in wanted:
+        assert {key: o.weight(0.5) for key, o in e.objectives.items()} == pytest.approx(wanted["weights"])
+    if "distance" in wanted:
+        distance = e.objectives["mf"].distance  # type: ignore[attr-defined]
+        assert {key: getattr(distance, key) for key in wanted["distance"]} == wanted["distance"]

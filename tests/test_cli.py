@@ -307,7 +307,7 @@ class TestCost:
 
     def test_text(self, told: Told) -> None:
         text = told("cost")
-        assert "head u      258  (+258, +0.38 % of the one-head model)" in text
+        assert "head u      258  (+258, +0.51 % of the one-head model)" in text
         assert "FLOPs/step" in text
         assert "memory" in text
 

@@ -74,8 +74,7 @@ def scores(records: Sequence[Record]) -> None:
     names = list(dict.fromkeys(record.metric for record in records))
     table = Table(title=None, box=None, pad_edge=False, header_style="bold")
     table.add_column("NFE", justify="right")
-    table.add_column("sampler")
-    table.add_column("head")
+    table.add_column("sampler, head")
     for name in names:
         table.add_column(heading(name, records), justify="right")
     rows: dict[tuple[str, ...], dict[str, Record]] = {}
@@ -83,9 +82,9 @@ def scores(records: Sequence[Record]) -> None:
         label = (str(record.nfe), record.sampler, record.head, json.dumps(record.settings))
         rows.setdefault(label, {})[record.metric] = record
     for (nfe, sampler, head, _), row in rows.items():
-        table.add_row(nfe, sampler, head, *(number(row[name], row[name].value) for name in names))
+        table.add_row(nfe, f"{sampler}, {head}", *(number(row[name], row[name].value) for name in names))
     firsts = [_first(records, name) for name in names]
-    table.add_row("", "real data", "", *(number(first, first.floor) for first in firsts), style="dim")
+    table.add_row("", "real data", *(number(first, first.floor) for first in firsts), style="dim")
     console.print(table)
     first = records[0]
     last = f" ({first.floor_n} in the last row)" if first.floor_n != first.n else ""

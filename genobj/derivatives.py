@@ -3,8 +3,10 @@
     du/dt = (direction . grad_x + d_t) u(x_t, t, r),    r fixed
 
 Central differences evaluate u at x_t + (t' - t) direction for t' = t + step and t - step, both clamped to [0, 1],
-and divide by the true gap. `direction` is the guided velocity; along the conditional path instead, guidance
-overshoots and diverges (`t u` would integrate v_t along the unguided trajectory), hence the need to force it.
+and divide by the true gap. One of them may lie below r by less than a step; there t - r, by which targets multiply the
+derivative, is smaller than a step, and heads of all horizons can share the points. `direction` is the guided velocity;
+along the conditional path instead, guidance overshoots and diverges (`t u` would integrate v_t along the unguided
+trajectory), hence the need to force it.
 """
 
 from typing import Annotated, Literal

@@ -160,6 +160,7 @@ NEEDS = [
     Case([*TRAIN, "--heads", ""], ("has an empty name",)),
     Case([*TRAIN, "--objectives", ""], ("has an empty name",)),
     Case([*TRAIN, "--objectives", "@v"], ("objectives",)),
+    Case(["cost", "dumo-in256-xl2"], ("'dumo-in256-xl2' is a recipe; type -r dumo-in256-xl2",)),
     Case([*TRAIN, "--heads", "w"], ("trains head 'v', but the model has w; type --heads v,u",)),
     Case([*TRAIN, "--heads", "v,w", "--objectives", "fm@v,cm@u"], ("trains head 'u'", "type --heads v,u")),
     Case(

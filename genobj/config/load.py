@@ -110,6 +110,8 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     """Split 'a.b=1e-4' into a path and a TOML value; a bare word is a string."""
     dotted, equals, literal = text.partition("=")
     path = dotted.strip().split(".")
+    if text in recipe_names():
+        raise ValueError(f"{text!r} is a recipe; type -r {text}")
     if not equals or not all(path):
         raise ValueError(f"{text!r} is not an override; type key=value, as in optim.lr=3e-4")
     try:

@@ -60,7 +60,9 @@ class Guidance(Config, abc.ABC):
 
     def refusal(self, *, label_drop: float) -> str | None:
         """Why this cannot guide a run that drops this share of labels (with what to type instead), or None."""
-        return None
+        if label_drop:
+            return None
+        return "guidance needs the null label, which label_drop=0 never trains; type label_drop=0.1"
 
     @abc.abstractmethod
     def velocity(self, draw: Draw, passes: Passes) -> Samples:

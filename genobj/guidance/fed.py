@@ -35,12 +35,6 @@ class FedGuidance(Guidance):
         """The largest scale."""
         return self.highest
 
-    def refusal(self, *, label_drop: float) -> str | None:
-        """The null label has to be trained."""
-        if label_drop:
-            return None
-        return "this guidance needs the null label, which label_drop=0 never trains; type label_drop=0.1"
-
     def inputs(self, t: TimeTensor, r: TimeTensor, generator: torch.Generator) -> tuple[Guide, Guide]:
         """Scale, low and high of every row; low and high are uniform on either side of 1/2."""
         share, low, high = torch.rand(3, len(t), generator=generator, device=t.device)

@@ -39,12 +39,6 @@ class MeanFlowGuidance(Guidance):
         """The average, if it is asked for."""
         return frozenset({self.weights})
 
-    def refusal(self, *, label_drop: float) -> str | None:
-        """The null label has to be trained."""
-        if label_drop:
-            return None
-        return "this guidance needs the null label, which label_drop=0 never trains; type label_drop=0.1"
-
     def velocity(self, draw: Draw, passes: Passes) -> Samples:
         """The formula above."""
         omega = self.omega if self.fade is None else self._faded(draw.t, self.fade)

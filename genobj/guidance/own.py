@@ -35,12 +35,6 @@ class SelfGuidance(Guidance):
         """The average, if it is asked for."""
         return frozenset({self.weights})
 
-    def refusal(self, *, label_drop: float) -> str | None:
-        """The null label has to be trained."""
-        if label_drop:
-            return None
-        return "self guidance needs the null label, which label_drop=0 never trains; type label_drop=0.1"
-
     def velocity(self, draw: Draw, passes: Passes) -> Samples:
         """DuMo Alg. 1, line 9."""
         return self.mixed(draw, passes, 1.0, self.zeta, unconditional=self.weights)

@@ -174,23 +174,29 @@ class Composer:
             draw = draw._replace(null=torch.full_like(draw.y, self.classes))
         with torch.autocast(draw.x_t.device.type, torch.bfloat16) if self._autocast(draw.x_t) else nullcontext():
             ends = {share.end: self._end(draw, share.end) for share in self.shares.values()}
-            outs = {end: passes.main(draw.point._replace(r=r)) for end, r in ends.items()}
+            point = draw.point
+            outs = {end: passes.main(point if end is None else point._replace(r=r)) for end, r in ends.items()}
             with torch.no_grad():
                 draw = self.guided(draw, passes)
             for name, objective in self.objectives.items():
                 share = self.shares[name]
-                own = draw._replace(r=ends[share.end], equal=draw.equal if share.skips else 0)
+                own = self._asked(draw, share, ends[share.end])
                 losses = objective.loss(outs[share.end], own, passes)
                 terms[name] = self._term(name, losses, outs[share.end], share.mask(draw), own)
         return Scored(terms, draw, passes)
 
     def _term(self, name: str, losses: Losses, out: dict[str, Tensor], rows: Tensor | None, draw: Draw) -> Term:
         weight = self.objectives[name].weight(draw.progress)
-        value = losses.mean() if rows is None else losses.where(rows, 0.0).sum() / rows.sum().clamp(min=1)
+        mean, total = _means(losses, rows)
         if self.objectives[name].uncertainty:
             s = out[log_variance(name)]
-            losses = (-s).exp() * losses + s
-        return Term(value, weight * (losses if rows is None else losses.where(rows, 0.0)).mean(), draw, out)
+            _, total = _means((-s).exp() * losses + s, rows)
+        return Term(mean, weight * total, draw, out)
+
+    def _asked(self, draw: Draw, share: Share, r: TimeTensor) -> Draw:
+        """The draw as an objective with this share is asked about it."""
+        equal = draw.equal if share.skips else 0
+        return draw if share.end is None and equal == draw.equal else draw._replace(r=r, equal=equal)
 
     def _end(self, draw: Draw, end: str | None) -> TimeTensor:
         """The r at which objectives are asked that are not about the drawn one."""
@@ -208,6 +214,15 @@ class Composer:
             where = where & ~draw.dropped
         v = self.guidance.velocity(draw, passes)
         return draw._replace(v_t=torch.where(over(where, v), v, draw.v_path))
+
+
+def _means(losses: Losses, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean over some rows, and their sum over the whole batch's size; all rows if none are named."""
+    if rows is None:
+        mean = losses.mean()
+        return mean, mean
+    kept = losses.where(rows, 0.0)
+    return kept.sum() / rows.sum().clamp(min=1), kept.mean()
 
 
 def log_variance(name: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -90,16 +91,16 @@ class StepPasses:
     ) -> list[Outputs]:
         """See types.Passes."""
         precise, first = precise or not self.low, 0 if self.masks else skip
-        missing: list[Point] = []
-        for p in points:
-            known = self._find("plain", weights, p, precise, first)
-            if (known is None or known.first > first) and not any(self._same(p, q, weights) for q in missing):
-                missing.append(p)
-        for group in [[p] for p in missing] if self.masks else [missing]:
-            if group:
+        asked = [(p, self._find("plain", weights, p, precise, first)) for p in points]
+        missing: list[tuple[Point, _Known | None]] = []
+        for p, known in asked:
+            if (known is None or known.first > first) and not any(self._same(p, q, weights) for q, _ in missing):
+                missing.append((p, known))
+        if missing:
+            for group in [[one] for one in missing] if self.masks else [missing]:
                 self._run(group, weights, precise, first)
-        found = [self._find("plain", weights, p, precise, first) for p in points]
-        return [known.without(skip) for known in found if known is not None]
+            asked = [(p, self._find("plain", weights, p, precise, first)) for p in points]
+        return [known.without(skip) for _, known in asked if known is not None]
 
     def velocity(self, point: Point, weights: Weights = "online") -> Samples:
         """See types.Passes."""
@@ -120,55 +121,61 @@ class StepPasses:
         if known is None or known.first > first:
             rows = slice(first, known.first if known else None)
             out = self._tangent(_rows(point, rows), direction[rows], weights)
-            known = self._keep("tangent", weights, (*point, direction), True, first, out)
+            known = self._keep(known, ("tangent", weights), (*point, direction), True, first, out)
         return known.without(skip)[head]
 
     def remember(self, key: Hashable, make: Callable[[], T], *of: object) -> T:
         """See types.Passes."""
         made = self._memory.setdefault(key, [])
         for known, value in made:
-            if len(known) == len(of) and all(a is b for a, b in zip(known, of, strict=True)):
+            if len(known) == len(of) and all(map(is_, known, of)):
                 return value
         made.append((of, make()))
         return made[-1][1]
 
     def _find(self, kind: str, weights: Weights, of: tuple[object, ...], precise: bool, first: int) -> _Known | None:
         """What is known of the rows from `first` on, or of some of them in the precision that is asked for."""
-        r = bool(self.networks[weights].sees_r)
-        found = [
-            known
-            for known in self._known
-            if known.kind == (kind, weights) and known.precise >= precise and _same(known.of, of, r=r)
-            if known.first <= first or known.precise == precise  # rows of another precision are never put together
-        ]
-        return min(found, key=lambda known: known.first, default=None)
+        r, key, best = bool(self.networks[weights].sees_r), (kind, weights), None
+        for known in self._known:
+            if known.kind != key or known.precise < precise or not _same(known.of, of, r=r):
+                continue
+            joins = known.first <= first or known.precise == precise  # rows of two precisions are never put together
+            if joins and (best is None or known.first < best.first):
+                best = known
+        return best
 
     def _same(self, a: Point, b: Point, weights: Weights) -> bool:
         return _same(a, b, r=bool(self.networks[weights].sees_r))
 
     def _keep(
-        self, kind: str, weights: Weights, of: tuple[object, ...], precise: bool, first: int, out: Outputs
+        self,
+        known: _Known | None,
+        kind: tuple[Hashable, ...],
+        of: tuple[object, ...],
+        precise: bool,
+        first: int,
+        out: Outputs,
     ) -> _Known:
         """Remember the outputs of rows `first` to where they are known, or to the end."""
-        known = self._find(kind, weights, of, precise, first)
         if known is None:
-            known = _Known((kind, weights), of, precise, first, out)
+            known = _Known(kind, of, precise, first, out)
             self._known.append(known)
         else:
             known.out = {head: torch.cat([value, known.out[head]]) for head, value in out.items()}
             known.first = first
         return known
 
-    def _run(self, points: list[Point], weights: Weights, precise: bool, first: int) -> None:
-        known = [self._find("plain", weights, p, precise, first) for p in points]
-        rows = [_rows(p, slice(first, k.first if k else None)) for p, k in zip(points, known, strict=True)]
+    def _run(self, points: list[tuple[Point, _Known | None]], weights: Weights, precise: bool, first: int) -> None:
+        """Evaluate the points from row `first` to where they are known, as one batch."""
+        rows = [_rows(p, slice(first, known.first if known else None)) for p, known in points]
         sizes = [len(p.x_t) for p in rows]
         joined = rows[0] if len(rows) == 1 else _join(rows)
         with torch.no_grad(), _precision(joined.x_t, precise):
             out = {head: _full(value) for head, value in self._call(weights, joined).items()}
         parts = {head: value.split(sizes) for head, value in out.items()}
-        for i, point in enumerate(points):
-            self._keep("plain", weights, point, precise, first, {head: part[i] for head, part in parts.items()})
+        for i, (point, known) in enumerate(points):
+            own = {head: part[i] for head, part in parts.items()}
+            self._keep(known, ("plain", weights), point, precise, first, own)
         self._rows["without_gradient"] += sum(sizes)
 
     def _tangent(self, point: Point, direction: Samples, weights: Weights) -> Outputs:
@@ -218,7 +225,7 @@ def velocity_head(horizons: Mapping[str, Horizon], who: str = "guidance") -> str
 
 def _same(a: tuple[object, ...], b: tuple[object, ...], *, r: bool) -> bool:
     """Whether the tensors are the same objects; r (the third one) counts only for networks that see it."""
-    return len(a) == len(b) and all(a[i] is b[i] for i in range(len(a)) if r or i != 2)
+    return len(a) == len(b) and all(map(is_, a, b) if r else map(is_, a[:2] + a[3:], b[:2] + b[3:]))
 
 
 def _rows(point: Point, rows: slice) -> Point:

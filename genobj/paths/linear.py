@@ -29,7 +29,7 @@ class Linear(Path):
 
     def noise_scale(self, t: TimeTensor) -> TimeTensor:
         """Factor of z: t, and sigma_min at the data."""
-        return t + self.sigma_min * (1 - t)
+        return t + self.sigma_min * (1 - t) if self.sigma_min else t
 
     def data_scale(self, t: TimeTensor) -> TimeTensor:
         """Factor of x: 1 - t."""

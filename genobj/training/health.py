@@ -29,9 +29,10 @@ class Health:
         """Take in one step (a loss per micro-batch); 1. if it must be skipped, 0. if not, as a scalar tensor."""
         parts = [torch.stack([loss.total.detach(), *loss.terms.values(), norm]) for loss in losses]
         now = parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
-        broken = (~now.isfinite()).float()
-        bad = broken.max()
-        self._sum += now.where(bad == 0, 0.0)
+        broken = now.isfinite().logical_not_()
+        any_broken = broken.any()
+        bad = any_broken.float()
+        self._sum += now.masked_fill(any_broken, 0.0)
         self._broken += broken
         self._in_a_row = (self._in_a_row + 1) * bad
         self._steps += 1

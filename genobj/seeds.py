@@ -34,7 +34,7 @@ def indexed(make: Callable[[int, torch.Generator], Tensor], first: int, count: i
     blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
     made = [make(BLOCK, generator(seed, *stream, block)) for block in blocks]
     rows = made[0] if len(made) == 1 else torch.cat(made)
-    return rows[first % BLOCK :][:count]
+    return rows if len(rows) == count else rows[first % BLOCK :][:count]
 
 
 def noise(shape: tuple[int, ...], first: int, count: int, seed: int, *stream: int) -> Tensor:

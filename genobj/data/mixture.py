@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -35,7 +36,13 @@ class Mixture:
         """Fresh samples, float32."""
         component = torch.randint(len(self.centres), (count,), generator=generator)
         noise = torch.randn(count, self.centres.shape[1], generator=generator)
-        return self.centres[component].float() + self.scale.float() * noise
+        centres, scale = self._single
+        return centres.index_select(0, component) + scale * noise
+
+    @cached_property
+    def _single(self) -> tuple[Float[Tensor, "centres dim"], Float[Tensor, " dim"]]:
+        """Centres and scale in float32, for drawing."""
+        return self.centres.float(), self.scale.float()
 
     def log_density(self, x: Points) -> Float[Tensor, " batch"]:
         """Log density at x, in the precision of x."""

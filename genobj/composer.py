@@ -173,16 +173,16 @@ class Composer:
         if draw.y is not None:
             draw = draw._replace(null=torch.full_like(draw.y, self.classes))
         with torch.autocast(draw.x_t.device.type, torch.bfloat16) if self._autocast(draw.x_t) else nullcontext():
-            ends = {share.end: self._end(draw, share.end) for share in self.shares.values()}
+            ends = {one.end: self._end(draw, one.end) for one in self.shares.values()}
             point = draw.point
             outs = {end: passes.main(point if end is None else point._replace(r=r)) for end, r in ends.items()}
             with torch.no_grad():
                 draw = self.guided(draw, passes)
             for name, objective in self.objectives.items():
-                share = self.shares[name]
-                own = self._asked(draw, share, ends[share.end])
-                losses = objective.loss(outs[share.end], own, passes)
-                terms[name] = self._term(name, losses, outs[share.end], share.mask(draw), own)
+                mine = self.shares[name]
+                own = self._asked(draw, mine, ends[mine.end])
+                losses = objective.loss(outs[mine.end], own, passes)
+                terms[name] = self._term(name, losses, outs[mine.end], mine.mask(draw), own)
         return Scored(terms, draw, passes)
 
     def _term(self, name: str, losses: Losses, out: dict[str, Tensor], rows: Tensor | None, draw: Draw) -> Term:

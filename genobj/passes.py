@@ -92,9 +92,9 @@ class StepPasses:
         """See types.Passes."""
         precise, first = precise or not self.low, 0 if self.masks else skip
         asked = [(p, self._find("plain", weights, p, precise, first)) for p in points]
-        missing: list[tuple[Point, _Known | None]] = []
+        sees_r, missing = bool(self.networks[weights].sees_r), list[tuple[Point, _Known | None]]()
         for p, known in asked:
-            if (known is None or known.first > first) and not any(self._same(p, q, weights) for q, _ in missing):
+            if (known is None or known.first > first) and not any(_same(p, q, r=sees_r) for q, _ in missing):
                 missing.append((p, known))
         if missing:
             for group in [[one] for one in missing] if self.masks else [missing]:
@@ -143,9 +143,6 @@ class StepPasses:
             if joins and (best is None or known.first < best.first):
                 best = known
         return best
-
-    def _same(self, a: Point, b: Point, weights: Weights) -> bool:
-        return _same(a, b, r=bool(self.networks[weights].sees_r))
 
     def _keep(
         self,

@@ -173,8 +173,8 @@ Number = Annotated[Schedule, Pick(SCHEDULES, plain="constant")]
 """A plain number, or a schedule."""
 
 
-def between(low: float, high: float = math.inf) -> AfterValidator:
-    """For Annotated[Number, between(0, 1)]: the number stays in [low, high] at every moment of the run."""
+def within(low: float, high: float = math.inf) -> AfterValidator:
+    """For Annotated[Number, within(0, 1)]: the number stays in [low, high] at every moment of the run."""
 
     def check(number: Schedule) -> Schedule:
         smallest, largest = number.span

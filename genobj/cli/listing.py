@@ -55,7 +55,7 @@ def _comment(name: str) -> str:
     """The first sentence of the comment on top."""
     lines = find_recipe(name).read_text(encoding="utf-8").splitlines()
     text = " ".join(line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
-    return re.split(r"(?<=[.:]) ", text)[0].rstrip(":.")
+    return re.split(r"(?<=[.:])(?<!Tab\.)(?<!Sec\.)(?<!Fig\.)(?<!Eq\.) ", text)[0].rstrip(":.")
 
 
 def _line(entry: Entry) -> str:

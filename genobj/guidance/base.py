@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from genobj.config.base import Config
-from genobj.types import Draw, Guide, Passes, Samples, TimeTensor, Weights, over
+from genobj.types import Draw, Guide, Passes, Point, Samples, TimeTensor, Weights, over
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = tuple[Share, Share]
@@ -79,13 +79,11 @@ class Guidance(Config, abc.ABC):
 
     def unconditional(self, draw: Draw, passes: Passes, weights: Weights) -> Samples:
         """v_u: the velocity with the null label (within `null_within`)."""
-        point = draw.velocity_point if weights != "frozen" else draw.velocity_point._replace(g=None)
-        return passes.velocity(point._replace(y=self._no_label(draw, passes)), weights)
+        return passes.velocity(_point(draw, weights)._replace(y=self._no_label(draw, passes)), weights)
 
     def conditional(self, draw: Draw, passes: Passes, weights: Weights) -> Samples:
         """v_c: the velocity with the labels that are fed."""
-        point = draw.velocity_point if weights != "frozen" else draw.velocity_point._replace(g=None)
-        return passes.velocity(point, weights)
+        return passes.velocity(_point(draw, weights), weights)
 
     def mixed(
         self,
@@ -114,6 +112,11 @@ class Guidance(Config, abc.ABC):
         return passes.remember(
             ("no label", low, high), lambda: torch.where((draw.t >= low) & (draw.t <= high), null, y), null, y
         )
+
+
+def _point(draw: Draw, weights: Weights) -> Point:
+    """Where a network is asked for its velocity; a teacher is told no guidance."""
+    return draw.velocity_point._replace(g=None) if weights == "frozen" else draw.velocity_point
 
 
 def _times(factor: float | TimeTensor, v: Samples) -> Samples:

@@ -20,7 +20,7 @@ from genobj.distances.base import Distance
 from genobj.objectives.neighbour import Neighbour
 from genobj.objectives.tangent import Tangent
 from genobj.parts import DISTANCES
-from genobj.schedules import Number, Sigmoid, between
+from genobj.schedules import Number, Sigmoid, within
 from genobj.types import Draw, Horizon, Losses, Passes, Samples, TimeTensor, over
 
 
@@ -34,7 +34,7 @@ class AlphaFlow(Tangent, Neighbour):
     """Head that learns u(x_t, t, r)."""
     distance: Annotated[Distance, Pick(DISTANCES, "adaptive")] = Adaptive(reduce="mean")
     """Distance between prediction and target."""
-    a: Annotated[Number, between(0.0, 1.0)] = Sigmoid()
+    a: Annotated[Number, within(0.0, 1.0)] = Sigmoid()
     """Step fraction in [0, 1]: a number or a schedule; 0 is MeanFlow."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """Bound on the entries of targets with a > 0 (official: 4, on latents of unit scale); unset: none."""

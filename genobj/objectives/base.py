@@ -11,7 +11,7 @@ from genobj.config.base import Config, Pick
 from genobj.distances.base import Distance
 from genobj.distances.mse import MSE
 from genobj.parts import DISTANCES
-from genobj.schedules import Constant, Number, between
+from genobj.schedules import Constant, Number, within
 from genobj.types import Draw, Horizon, Losses, Passes, Point, Samples, Weights
 
 
@@ -27,7 +27,7 @@ class Objective(Config, abc.ABC):
     draws_chance: ClassVar[bool] = False
     """Whether this wants a uniform random number per row, `draw.chance`."""
 
-    weight: Annotated[Number, between(0.0)] = Constant()
+    weight: Annotated[Number, within(0.0)] = Constant()
     """Factor on this term (beta and 1 - beta in DuMo Eq. 9): a number or a schedule."""
     uncertainty: bool = False
     """Learn the term's log-variance s(t, r) with a head of its own: the term becomes exp(-s) loss + s."""

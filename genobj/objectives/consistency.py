@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 from torch import Tensor
 
 from genobj.objectives.tangent import Tangent
-from genobj.schedules import Number, between
+from genobj.schedules import Number, within
 from genobj.types import Draw, Horizon, Losses, Passes, Samples, over
 
 
@@ -25,7 +25,7 @@ class Consistency(Tangent):
 
     head: str = "u"
     """Head that learns u_t."""
-    lam: Annotated[Number, between(0.0, 1 - 1e-6)] | None = None
+    lam: Annotated[Number, within(0.0, 1 - 1e-6)] | None = None
     """Ratio of the neighbouring time to t in the discrete form, Eq. (4), a number or a schedule in [0, 1); unset: the
     limit, Eq. (8)."""
 

@@ -18,7 +18,7 @@ from genobj.distances.base import Distance
 from genobj.distances.pseudo_huber import PseudoHuber
 from genobj.objectives.lower_noise import LowerNoise
 from genobj.parts import DISTANCES
-from genobj.schedules import Number, Stairs, between
+from genobj.schedules import Number, Stairs, within
 from genobj.types import TimeTensor
 
 
@@ -29,7 +29,7 @@ class EasyConsistency(LowerNoise):
 
     distance: Annotated[Distance, Pick(DISTANCES, "pseudo_huber")] = PseudoHuber(c=0.0)
     """Distance between the two ends f (CIFAR-10: c = 0, ImageNet 64: c = 0.06)."""
-    stage: Annotated[Number, between(0.0)] = Stairs(start=0.0, end=7.0, count=8)
+    stage: Annotated[Number, within(0.0)] = Stairs(start=0.0, end=7.0, count=8)
     """Stage of the curriculum: a number or a schedule (CIFAR-10: 0 to 7)."""
     base: Annotated[float, Field(gt=1)] = 2.0
     """Q, by which the step shrinks from stage to stage (CIFAR-10: 2, ImageNet 64: 4)."""

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 
 from genobj.objectives.lower_noise import LowerNoise
-from genobj.schedules import Doubling, Number, between
+from genobj.schedules import Doubling, Number, within
 from genobj.types import TimeTensor
 
 
@@ -23,7 +23,7 @@ class ImprovedConsistency(LowerNoise):
 
     citations: ClassVar[tuple[str, ...]] = ("song2023ict",)
 
-    steps: Annotated[Number, between(1.0)] = Doubling(start=10.0, end=1280.0)
+    steps: Annotated[Number, within(1.0)] = Doubling(start=10.0, end=1280.0)
     """N: a number or a schedule."""
     lowest: Annotated[float, Field(gt=0)] = 0.002
     """sigma_0."""

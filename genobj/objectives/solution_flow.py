@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from genobj.objectives.neighbour import Neighbour
-from genobj.schedules import Exponential, Number, between
+from genobj.schedules import Exponential, Number, within
 from genobj.types import Draw, Horizon, Losses, Passes, TimeTensor, over
 
 
@@ -29,7 +29,7 @@ class SolutionFlow(Neighbour):
 
     head: str = "u"
     """Head that learns u(x_t, t, r)."""
-    a: Annotated[Number, between(1e-6, 1.0)] = Exponential(start=0.1, end=0.002)
+    a: Annotated[Number, within(1e-6, 1.0)] = Exponential(start=0.1, end=0.002)
     """Step fraction in (0, 1]: a number or a schedule (ImageNet: .1 to .002, CIFAR-10: 1 to .0003125)."""
     power: Annotated[float, Field(ge=0)] = 1.0
     """p of the weight (ImageNet: 1, CIFAR-10: 0.75); 0: none."""

@@ -142,9 +142,10 @@ class Sampler(Config, abc.ABC):
 
     def follows(self, horizons: Mapping[str, Horizon]) -> str:
         """The head that is asked; ValueError if none of these can answer."""
-        head = None if self.refusal(horizons) else self._head(horizons)
-        if head is None:
-            raise ValueError(self.refusal(horizons))
+        if problem := self.refusal(horizons):
+            raise ValueError(problem)
+        head = self._head(horizons)
+        assert head is not None
         return head
 
     def with_nfe(self: S, nfe: int) -> S:
@@ -186,13 +187,10 @@ class Sampler(Config, abc.ABC):
 
     def _flow(self, net: Network, y: Labels | None, path: Path, null: int | None) -> Flow:
         """The network's flow; ValueError if its heads or labels do not allow what is asked."""
-        if problem := self.refusal(net.horizons):
-            raise ValueError(problem)
+        head = self.follows(net.horizons)
         if self.guidance != 1 and (y is None or null is None):
             what = "a model with a null label, and this one has no labels" if null is None else "labels y"
             raise ValueError(f"guidance={self.guidance} needs {what}: set guidance=1")
-        head = self._head(net.horizons)
-        assert head is not None
         fed = net.fed if isinstance(net, FedNetwork) else 0.0
         if fed and not 1 <= self.guidance <= fed:
             raise ValueError(f"this model is told its guidance scale, from 1 to {fed:g}, got {self.guidance:g}")

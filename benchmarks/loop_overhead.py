@@ -17,8 +17,9 @@ import torch
 
 from genobj.experiment import Experiment
 from genobj.training.averages import Averages
-from genobj.training.loop import StepModule, Train, train
+from genobj.training.loop import Train, train
 from genobj.training.state import State
+from genobj.training.step import StepModule
 
 CASES: dict[str, dict[str, Any]] = {
     "dit": {"data": "digits", "backbone": {"kind": "dit", "width": 64, "depth": 4, "heads": 4, "patch": 2}},
@@ -47,7 +48,7 @@ def measure(name: str, rounds: int = 11) -> float:
 
 def _loop(experiment: Experiment, steps: int) -> Callable[[], None]:
     model = experiment.model_settings().build()
-    state = State(model, Averages(model, experiment.ema), experiment.optim.build(model.parameters()))
+    state = State(model, Averages(model, experiment.ema), experiment.optim.build(model))
     step, source = StepModule(model, {}, experiment.composer()), experiment.data.open()
 
     def run() -> None:
@@ -59,7 +60,7 @@ def _loop(experiment: Experiment, steps: int) -> Callable[[], None]:
 
 def _raw(experiment: Experiment, steps: int) -> Callable[[], None]:
     net = experiment.model_settings().build()
-    batch = experiment.data.open().train(0, BATCH, 0)
+    batch = experiment.data.open().train(range(BATCH), 0)
     x, y = batch
     z, t, h = torch.randn_like(x), torch.rand(BATCH), 0.005
     over = t.view(-1, *[1] * (x.ndim - 1))

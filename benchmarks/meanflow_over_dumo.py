@@ -18,8 +18,9 @@ import torch
 from genobj.cost import measure
 from genobj.experiment import Experiment
 from genobj.training.averages import Averages
-from genobj.training.loop import StepModule, Train, train
+from genobj.training.loop import Train, train
 from genobj.training.state import State
+from genobj.training.step import StepModule
 
 BATCH, STEPS = 128, 4
 BASE: dict[str, Any] = {
@@ -44,7 +45,7 @@ class Timed:
     def __init__(self, settings: dict[str, Any]):
         self.experiment = e = Experiment.model_validate(BASE | settings)
         model = e.model_settings().build()
-        self.state = State(model, Averages(model, e.ema), e.optim.build(model.parameters()))
+        self.state = State(model, Averages(model, e.ema), e.optim.build(model))
         self.step, self.source = StepModule(model, {}, e.composer()), e.data.open()
         self.times: list[float] = []
 

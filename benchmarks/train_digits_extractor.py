@@ -28,7 +28,7 @@ def train() -> DigitsNet:
     net, steps = DigitsNet(), EPOCHS * 1437 // BATCH
     optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
     for step in range(steps):
-        x, y = source.train(step * BATCH, BATCH, SEED)
+        x, y = source.train(range(step * BATCH, (step + 1) * BATCH), SEED)
         assert y is not None
         optimizer.param_groups[0]["lr"] = RATE / 2 * (1 + math.cos(math.pi * step / steps))
         noisy = x + NOISE * seeds.noise((1, 8, 8), step * BATCH, BATCH, SEED)
@@ -41,7 +41,7 @@ def train() -> DigitsNet:
 def reference_batches() -> dict[str, tuple[Batch, Batch]]:
     """The pairs of sets whose Frechet distances say what the scale of the features is."""
     source = Digits().open()
-    every, held_out, rest = source.reference(0, 0), source.held_out(360, 0), source.train(0, 1437, 0)
+    every, held_out, rest = source.reference(0, 0), source.held_out(360, 0), source.train(range(1437), 0)
     assert every.y is not None
     means = torch.stack([every.x[every.y == label].mean(dim=0) for label in range(10)])
     noise = torch.randn(every.x.shape, generator=seeds.generator(SEED))

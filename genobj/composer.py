@@ -60,7 +60,8 @@ class Composer:
 
     classes: number of labels, 0 for none; label_drop: probability that a label becomes the null label `classes`;
     drop_where: which rows may lose it (see Experiment); shared_masks: whether the network has dropout, whose masks all
-    passes of a step then share; low: whether the forward with gradients runs under bf16 autocast.
+    passes of a step then share; low: whether networks run in bf16
+    unless a pass is asked to be precise: under autocast, or, if `pure`, throughout.
     Raises ValueError if the objectives contradict each other, the law of (t, r) or the guidance.
     """
 
@@ -77,10 +78,11 @@ class Composer:
         drop_where: DropWhere = "anywhere",
         shared_masks: bool = False,
         low: bool = False,
+        pure: bool = False,
     ):
         self.path, self.times, self.pairs, self.objectives, self.guidance = path, times, pairs, objectives, guidance
         self.classes, self.label_drop, self.drop_where = classes, label_drop, drop_where
-        self.shared_masks, self.low = shared_masks, low
+        self.shared_masks, self.low, self.pure = shared_masks, low, pure
         self.horizons = horizons(objectives)
         self.shares: dict[str, Share] = {name: share(name, objectives, self.horizons, pairs) for name in objectives}
         check_anchors(objectives, self.shares, pairs)
@@ -98,6 +100,8 @@ class Composer:
         """What an objective needs and this run does not have, with what to type instead, or None."""
         objective = self.objectives[name]
         if refusal := objective.refusal(guided=self.guidance.active):
+            return f": {refusal}"
+        if self.low and (refusal := objective.low_refusal):
             return f": {refusal}"
         if objective.straight and not isinstance(self.path, Linear):
             return " holds on the linear path only; type path=linear"
@@ -117,36 +121,57 @@ class Composer:
         used = [objective.networks for objective in self.objectives.values()]
         return online.union(*used, self.guidance.networks if self.guidance.active else ())
 
-    def draw(self, x: Samples, y: Labels | None, generator: torch.Generator, progress: float = 0.0) -> Draw:
+    def draw(
+        self,
+        x: Samples,
+        y: Labels | None,
+        generator: torch.Generator,
+        progress: float = 0.0,
+        part: int = 0,
+        parts: int = 1,
+    ) -> Draw:
         """Alg. 1, lines 2 to 5, with dropped labels; everything random comes from `generator`.
 
-        progress: share of the run that is over, for schedules.
+        progress: share of the run that is over, for schedules. x, y: rows part, part + parts, ... of the batch. What is
+        random is drawn for the whole batch, so that it is the same over however many devices the batch is spread.
         """
-        batch, device = len(x), x.device
-        z = torch.randn(x.shape, generator=generator, device=device)
-        if "interval" in self.horizons.values():
-            t, r = self.pairs.sample(self.times, batch, generator)
-            equal, gap = self.pairs.prefix(batch), self.pairs.gap
-        else:
-            t, equal, gap = self.times.sample(batch, generator), 0, 0.0
-            r = torch.zeros_like(t)  # nobody looks at it
-        x_t, v_t = self.path.point(x, z, t), self.path.velocity(x, z, t)
-        if self.path.bridge:
-            x_t = x_t + self.path.bridge * torch.randn(x.shape, generator=generator, device=device)
-        draw = Draw(x, z, t, r, x_t, v_t, v_t, equal=equal, gap=gap, progress=progress)
-        if y is not None and self.classes:
-            dropped = torch.rand(batch, generator=generator, device=device) < self.label_drop
-            if self.drop_where == "prefix":  # as many rows, all at the front
-                dropped = torch.arange(batch, device=device) < dropped.sum()
-            elif self.drop_where == "guided":
-                dropped = dropped & self.guidance.covers(t)
-            draw = draw._replace(y=y.masked_fill(dropped, self.classes), dropped=dropped)
-        if self.guidance.feeds:
-            g, g_v = self.guidance.inputs(t, r, generator)
-            draw = draw._replace(g=g, g_v=g_v)
+        batch, own = len(x) * parts, slice(part, None, parts)
+
+        def normal() -> Tensor:
+            return torch.randn((batch, *x.shape[1:]), generator=generator, device=x.device)[own]
+
+        z, (t, r) = normal(), self._times(batch, generator)
+        bridge = self.path.bridge * normal() if self.path.bridge else 0.0
+        dropped = None if y is None or not self.classes else self._dropped(t, generator)
+        g, g_v = self.guidance.inputs(t, r, generator) if self.guidance.feeds else (None, None)
+        chance = None
         if any(objective.draws_chance for objective in self.objectives.values()):
-            draw = draw._replace(chance=torch.rand(batch, generator=generator, device=device))
-        return draw
+            chance = torch.rand(batch, generator=generator, device=x.device)
+        if parts > 1:
+            t, r = t[own], r[own]
+            dropped, g, g_v, chance = (None if row is None else row[own] for row in (dropped, g, g_v, chance))
+        y = None if y is None or dropped is None else y.masked_fill(dropped, self.classes)
+        x_t, v_t = self.path.point(x, z, t) + bridge, self.path.velocity(x, z, t)
+        equal, gap = (self.pairs.prefix(batch), self.pairs.gap) if self._sees_pairs else (0, 0.0)
+        equal = len(range(part, equal, parts))
+        return Draw(x, z, t, r, x_t, v_t, v_t, y, dropped, None, equal, gap, progress, chance, g, g_v)
+
+    @property
+    def _sees_pairs(self) -> bool:
+        return "interval" in self.horizons.values()
+
+    def _times(self, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
+        if self._sees_pairs:
+            return self.pairs.sample(self.times, batch, generator)
+        t = self.times.sample(batch, generator)
+        return t, torch.zeros_like(t)  # nobody looks at it
+
+    def _dropped(self, t: TimeTensor, generator: torch.Generator) -> Tensor:
+        """Mask (batch,) of the rows that lose their label."""
+        dropped = torch.rand(len(t), generator=generator, device=t.device) < self.label_drop
+        if self.drop_where == "prefix":  # as many rows, all at the front
+            return torch.arange(len(t), device=t.device) < dropped.sum()
+        return dropped & self.guidance.covers(t) if self.drop_where == "guided" else dropped
 
     def __call__(
         self,
@@ -155,9 +180,11 @@ class Composer:
         y: Labels | None,
         generator: torch.Generator,
         progress: float = 0.0,
+        part: int = 0,
+        parts: int = 1,
     ) -> Loss:
-        """One step's loss on fresh draws."""
-        return self.loss(networks, self.draw(x, y, generator, progress))
+        """One step's loss on fresh draws; see `draw`."""
+        return self.loss(networks, self.draw(x, y, generator, progress, part, parts))
 
     def loss(self, networks: Networks, draw: Draw) -> Loss:
         """Alg. 1, lines 7 to 12, on a given draw."""
@@ -168,14 +195,17 @@ class Composer:
     def score(self, networks: Networks, draw: Draw) -> Scored:
         """Every objective's term, with gradients."""
         masks = Masks(draw.x_t.device) if self.shared_masks else None
-        passes = StepPasses(networks, len(draw.x_t), masks, low=self.low)
+        passes = StepPasses(networks, len(draw.x_t), masks, low=self.low, pure=self.pure)
         terms: dict[str, Term] = {}
         if draw.y is not None:
             draw = draw._replace(null=torch.full_like(draw.y, self.classes))
         with torch.autocast(draw.x_t.device.type, torch.bfloat16) if self._autocast(draw.x_t) else nullcontext():
             ends = {one.end: self._end(draw, one.end) for one in self.shares.values()}
             point = draw.point
-            outs = {end: passes.main(point if end is None else point._replace(r=r)) for end, r in ends.items()}
+            outs = {
+                end: passes.main(point if end is None else point._replace(r=r), self._beside(end))
+                for end, r in ends.items()
+            }
             with torch.no_grad():
                 draw = self.guided(draw, passes)
             for name, objective in self.objectives.items():
@@ -198,12 +228,17 @@ class Composer:
         equal = draw.equal if share.skips else 0
         return draw if share.end is None and equal == draw.equal else draw._replace(r=r, equal=equal)
 
+    def _beside(self, end: str | None) -> frozenset[str]:
+        """Heads whose derivatives objectives with this end want beside the forward."""
+        wanted = [objective.beside for name, objective in self.objectives.items() if self.shares[name].end == end]
+        return frozenset().union(*wanted)
+
     def _end(self, draw: Draw, end: str | None) -> TimeTensor:
         """The r at which objectives are asked that are not about the drawn one."""
         return draw.r if end is None else draw.t if end == "instant" else torch.zeros_like(draw.t)
 
     def _autocast(self, x: Samples) -> bool:
-        return self.low and torch.amp.is_autocast_available(x.device.type)
+        return self.low and not self.pure and torch.amp.is_autocast_available(x.device.type)
 
     def guided(self, draw: Draw, passes: StepPasses) -> Draw:
         """The draw with line 9's velocity where guidance holds: times in the interval, and labels that were kept."""

@@ -57,7 +57,7 @@ def measure(experiment: Experiment) -> Cost:
         "weights": weights,
         "gradients": trained,
         "optimizer": 2 * trained,
-        "averages": weights * len(experiment.ema.decays),
+        "averages": weights * (len(experiment.ema.decays) + len(experiment.ema.widths)),
         "activations": activations.bytes,
     }
     return Cost(loss.passes, parameters, counter.get_total_flops() * (experiment.train.batch // micro), memory)

@@ -9,10 +9,10 @@ along the conditional path instead, guidance overshoots and diverges (`t u` woul
 trajectory), hence the need to force it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from genobj.config.base import Config
@@ -20,10 +20,11 @@ from genobj.types import Draw, Passes, Point, Samples, TimeTensor, over
 
 
 class Derivative(Config):
-    """How du/dt is estimated."""
+    """How du/dt is estimated; a bare name is its method."""
 
-    method: Literal["central", "backward", "jvp"] = "central"
-    """central: two passes; backward: one pass and the main forward; jvp: exact, forward mode."""
+    method: Literal["central", "backward", "jvp", "tangent"] = "central"
+    """central: two passes; backward: one pass and the main forward; jvp: exact, forward mode; tangent: exact, beside
+    the main forward instead of after a second one (jvp where that is not possible)."""
     step: Annotated[float, Field(gt=0, le=0.25)] = 0.005
     """Step in t of the differences."""
     direction: Literal["guided", "conditional", "predicted"] = "guided"
@@ -36,6 +37,26 @@ class Derivative(Config):
     """Bound on the entries of du/dt (hurts in two dimensions); unset: none."""
     weights: Literal["online", "ema"] = "online"
     """Network that is differentiated (theta^-): the live one or its average, which lags behind and is worse on toys."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        return {"method": data} if isinstance(data, str) else data
+
+    @property
+    def beside(self) -> bool:
+        """Whether the forward with gradients has to be recorded."""
+        return self.method == "tangent" and self.weights == "online"
+
+    @property
+    def low_refusal(self) -> str | None:
+        """Why this cannot be used where the forward with gradients is in low precision, or None."""
+        if self.beside and self.precision == "float32":
+            return (
+                "a tangent beside a forward in low precision is in low precision too; "
+                "type derivative.precision=autocast, or derivative.method=jvp"
+            )
+        return None
 
     def refusal(self, *, guided: bool) -> str | None:
         """Why this cannot be used, or None."""
@@ -59,8 +80,8 @@ class Derivative(Config):
 
     def _quotient(self, draw: Draw, passes: Passes, head: str, skip: int) -> Samples:
         here, velocity = draw.point, self.along(draw, passes)
-        if self.method == "jvp":
-            return passes.tangent(here, velocity, head, self.weights, skip)
+        if self.method in ("jvp", "tangent"):
+            return passes.tangent(here, velocity, head, self.weights, skip, beside=self.beside)
         ahead, behind = passes.remember(
             ("along", self.method, self.step), lambda: self._ends(here, velocity), *here, velocity
         )

@@ -131,7 +131,7 @@ class Generator:
         return Batch(torch.cat(parts), labels), nfe
 
     def _noise(self, first: int, size: int, seed: int, *stream: int) -> Tensor:
-        return noise(self.settings.shape, first, size, seed, *stream).to(self.device)
+        return noise(self.settings.shape, range(first, first + size), seed, *stream).to(self.device)
 
 
 class Scorer:

@@ -30,16 +30,30 @@ from genobj.training.averages import EMA
 from genobj.training.checkpoint import Checkpoint
 from genobj.training.diagnose import Diagnose
 from genobj.training.distributed import Distributed
+from genobj.training.health import HealthSettings
 from genobj.training.log import COLUMNS, Log
 from genobj.training.loop import Train
 from genobj.training.optim import Optim
 from genobj.types import Horizon, Weights
 
-FREE = frozenset({"name", "log", "checkpoint", "pictures", "evaluation", "diagnose", "plugins", "expected"}) | {
-    "train.device",
-    "train.threads",
-    "train.compile",
-}
+FREE = (
+    frozenset(
+        {
+            "name",
+            "log",
+            "checkpoint",
+            "pictures",
+            "evaluation",
+            "diagnose",
+            "plugins",
+            "expected",
+            "distributed",
+            "health",
+        }
+    )
+    | {f"train.{key}" for key in ("device", "threads", "compile", "recompute", "prefetch", "micro_batch")}
+    | {"ema.snapshot_every"}
+)
 """Settings that a resumed run may change: they do not change what is learnt."""
 
 
@@ -100,6 +114,8 @@ class Experiment(Config):
     """How the objectives get on with each other, looked at now and then (docs/diagnostics.md)."""
     checkpoint: Checkpoint = Checkpoint()
     """When the state is saved."""
+    health: HealthSettings = HealthSettings()
+    """What is done about a run that goes wrong."""
     log: Log = Log()
     """What is written down."""
     expected: tuple[Expected, ...] = ()
@@ -145,12 +161,10 @@ class Experiment(Config):
             raise ValueError("an objective needs a frozen teacher; type guidance=frozen guidance.teacher=runs/NAME")
         if taken := self.objectives.keys() & COLUMNS:
             raise ValueError(f"objectives.{min(taken)}: metrics.jsonl has a column of this name; choose another")
-        if self.train.micro_batch and self.train.batch % self.train.micro_batch:
-            raise ValueError(
-                f"train.batch={self.train.batch} is not a multiple of train.micro_batch={self.train.micro_batch}"
-            )
-        rows = self.train.micro_batch or self.train.batch
-        if "interval" in self.horizons.values() and (refusal := self.pairs.refusal(rows)):
+        self.train.rounds()
+        if refusal := self._machine_refusal():
+            raise ValueError(refusal)
+        if "interval" in self.horizons.values() and (refusal := self.pairs.refusal(self.train.batch)):
             raise ValueError(f"pairs: {refusal}")
         if self.guidance.active and (refusal := self.guidance.refusal(label_drop=self.label_drop)):
             raise ValueError(f"guidance: {refusal}")
@@ -161,6 +175,25 @@ class Experiment(Config):
                 raise ValueError("evaluation.sampler.guidance needs the null label; type label_drop=0.1")
         self.evaluation.chosen_metrics(self.data)
         return self
+
+    def _machine_refusal(self) -> str | None:
+        """What the objectives and the way in which the network is run exclude (with what to type), or None."""
+        recorded = [name for name, objective in self.objectives.items() if objective.beside]
+        precise = [name for name, objective in self.objectives.items() if objective.precise]
+        if recorded and (self.train.compile or self.train.recompute):
+            what = "compile" if self.train.compile else "recompute"
+            return (
+                f"objectives.{recorded[0]}.derivative.method=tangent records an eager forward with all it keeps; "
+                f"type train.{what}=false, or another method"
+            )
+        if self.distributed.shards and self.train.precision == "bf16_pure" and precise:
+            return (
+                f"objectives.{precise[0]} asks for passes in float32, but bf16_pure gathers shards in bf16; "
+                "type train.precision=bf16, or precision=autocast for that objective"
+            )
+        if self.distributed.shards and self.diagnose.every:
+            return "diagnose.every needs the whole network; type distributed.strategy=ddp, or diagnose.every=0"
+        return None
 
     @property
     def horizons(self) -> dict[str, Horizon]:
@@ -181,7 +214,7 @@ class Experiment(Config):
         """Plain values that validate to an equal experiment."""
         return self.model_dump(mode="json", exclude_none=True)
 
-    def learns(self, besides: frozenset[str] = frozenset({"seed", "train.micro_batch"})) -> dict[str, Any]:
+    def learns(self, besides: frozenset[str] = frozenset({"seed"})) -> dict[str, Any]:
         """The settings that decide what is learnt, without `besides`."""
         tree = self.tree()
         for key in FREE | besides:
@@ -217,7 +250,8 @@ class Experiment(Config):
             label_drop=self.label_drop,
             drop_where=self.label_drop_where,
             shared_masks=shared_masks,
-            low=self.train.precision == "bf16",
+            low=self.train.precision != "float32",
+            pure=self.train.precision == "bf16_pure",
         )
 
     def teacher(self, device: Any) -> dict[Weights, TrainedNetwork]:

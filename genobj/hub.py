@@ -1,19 +1,20 @@
 """From a run folder to a model that samples."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from genobj.config.base import problems
 from genobj.model import Model, ModelSettings
-from genobj.training import checkpoint
-from genobj.training.folder import write
+from genobj.training import weights as files
+from genobj.training.folder import SETTINGS, newest
+from genobj.training.ranks import ALONE, Ranks
 from genobj.training.state import State
-
-SETTINGS = "model.json"
 
 
 class Loaded(NamedTuple):
@@ -25,39 +26,45 @@ class Loaded(NamedTuple):
     """Which weights these are: live, or ema_<decay>."""
 
 
-def describe(folder: Path, settings: ModelSettings, decays: tuple[float, ...]) -> None:
-    """Write model.json: what rebuilds the network."""
+def description(settings: ModelSettings, decays: tuple[float, ...]) -> str:
+    """Text of config.json: what rebuilds the network."""
     tree = {"genobj": 1, "averages": list(decays), "model": settings.model_dump(mode="json", exclude_none=True)}
-    write(folder / SETTINGS, json.dumps(tree, indent=1) + "\n")
+    return json.dumps(tree, indent=1) + "\n"
 
 
-def export(folder: Path, state: State) -> None:
+def export(folder: Path, state: State, ranks: Ranks = ALONE) -> None:
     """Write model.safetensors and one file per average into a finished run's folder."""
     for name, tensors in state.weights().items():
-        temporary = folder / f".{name}.safetensors"
-        checkpoint.write(temporary, tensors)
-        temporary.replace(folder / f"{name}.safetensors")
+        ranks.once(partial(_replace, folder / f"{name}.safetensors", files.whole(tensors)))
+
+
+def _replace(file: Path, tensors: dict[str, Tensor]) -> None:
+    temporary = file.with_name(f".{file.name}")
+    files.write(temporary, tensors)
+    temporary.replace(file)
 
 
 def load(folder: Path, weights: str = "ema", device: torch.device | str = "cpu") -> Loaded:
     """The model of a run folder: of the finished run, else of its newest checkpoint.
 
-    weights: "ema" (the first average), "live", or a decay such as "0.999". Raises ValueError that names what is
-    missing, damaged or does not fit.
+    weights: "ema" (the first average), "live", a decay ("0.999") or a width ("width_0.08"). Raises
+    ValueError that names what is missing, damaged or does not fit.
     """
     settings, decays = _settings(folder)
     names = {"live": "model", "ema": f"ema_{decays[0]:g}"} | {f"{d:g}": f"ema_{d:g}" for d in decays}
+    for place in filter(None, (newest(folder), folder)):  # averages by width come and go with their files
+        names |= {path.stem.removeprefix("ema_"): path.stem for path in sorted(place.glob("ema_width_*.safetensors"))}
     if weights not in names:
         raise ValueError(f"{folder} has no weights {weights!r}; choose from {', '.join(names)}")
     file = f"{names[weights]}.safetensors"
-    where = folder if (folder / file).exists() else checkpoint.newest(folder)
+    where = folder if (folder / file).exists() else newest(folder)
     if where is None:
         raise ValueError(f"{folder} has no weights yet: no checkpoint was written before the run stopped")
     try:
         model = settings.build()
     except ValueError as error:
         raise ValueError(f"{folder / SETTINGS} does not describe a model: {error}") from None
-    checkpoint.fill(where / file, model.state_dict())
+    files.fill(where / file, model.state_dict())
     return Loaded(model.to(device).eval().requires_grad_(False), settings, names[weights].replace("model", "live"))
 
 

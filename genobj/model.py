@@ -1,6 +1,7 @@
 """One trunk, N named heads, one forward (DuMo Eq. 6), and the settings from which it is rebuilt."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated
 
 import torch
@@ -20,6 +21,9 @@ GUIDE = 3
 
 class Model(nn.Module):
     """F_theta(x_t, t, r, y) -> {head: prediction}."""
+
+    in_shards: bool = False
+    """Whether FSDP2 spreads the weights over devices."""
 
     def __init__(
         self,
@@ -42,6 +46,23 @@ class Model(nn.Module):
     def has_dropout(self) -> bool:
         """Whether forwards in training mode draw dropout masks (by modules: nothing can see a call of F.dropout)."""
         return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.modules())
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Whole weights inside, where they are in shards: for functions that pass by the hooks that gather them."""
+        if not self.in_shards:
+            yield
+            return
+        from torch.distributed.fsdp import FSDPModule  # takes half a second to import
+
+        shards = [module for module in self.modules() if isinstance(module, FSDPModule)]
+        for module in shards:
+            module.unshard()
+        try:
+            yield
+        finally:
+            for module in shards:
+                module.reshard()
 
     def forward(
         self,

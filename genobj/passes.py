@@ -1,15 +1,17 @@
 """The gradient-free evaluations of one training step: memoised, batched, counted (DESIGN.md section 6)."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from operator import is_
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from genobj.model import Model
+from genobj.tangents.tape import Tape
 from genobj.types import Horizon, Network, Point, Samples, T, Weights
 
 Outputs = dict[str, Tensor]
@@ -32,7 +34,7 @@ class Count(NamedTuple):
     without_gradient: float = 0
     """Plain forwards."""
     tangent: float = 0
-    """Forward-mode derivatives (each costs about three plain forwards)."""
+    """Exact derivatives: each costs about three plain forwards, beside the main forward little more than one."""
 
 
 @dataclass
@@ -57,7 +59,8 @@ class StepPasses:
     networks: the live network ("online") and, where needed, its average ("ema") and a teacher ("frozen").
     masks: state of the random number generators before the main forward if dropout is on; every pass starts from it,
     so that all evaluations of a step share their dropout masks (none are batched together, no rows are skipped).
-    low: whether networks run in low precision unless a pass is asked to be precise.
+    low: whether networks run in low precision unless a pass is asked to be precise: under the caller's autocast, or,
+    if `pure`, in bf16 throughout, with copies of the weights that are made once a step.
     """
 
     def __init__(
@@ -67,10 +70,13 @@ class StepPasses:
         masks: "Masks | None" = None,
         *,
         low: bool = False,
+        pure: bool = False,
     ):
-        self.networks, self.batch, self.masks, self.low = networks, batch, masks, low
+        self.networks, self.batch, self.masks, self.low, self.pure = networks, batch, masks, low, pure
+        self._copies: dict[Weights, Outputs] = {}
         self._rows = {"with_gradient": 0, "without_gradient": 0, "tangent": 0}
         self._known: list[_Known] = []
+        self._tapes: list[tuple[Point, Tape]] = []
         self._memory: dict[Hashable, list[tuple[tuple[object, ...], Any]]] = {}
 
     @property
@@ -78,9 +84,12 @@ class StepPasses:
         """What was run so far."""
         return Count(**{kind: rows / self.batch for kind, rows in self._rows.items()})
 
-    def main(self, point: Point) -> Outputs:
-        """A forward with gradients; its detached outputs are known from here on."""
-        out = {head: _full(value) for head, value in self._call("online", point).items()}
+    def main(self, point: Point, beside: Collection[str] = ()) -> Outputs:
+        """A forward with gradients; its detached outputs are known from here on.
+
+        beside: heads whose tangents will be asked for beside it; it is recorded if there are any.
+        """
+        out = self._recorded(point, beside) if beside else self._outputs(point, low=self.low)
         detached = {head: value.detach() for head, value in out.items()}
         self._known.append(_Known(("plain", "online"), tuple(point), not self.low, 0, detached))
         self._rows["with_gradient"] += len(point.x_t)
@@ -113,9 +122,17 @@ class StepPasses:
         return self(point._replace(r=point.t) if head in net.sees_r else point, weights=weights)[0][head]
 
     def tangent(
-        self, point: Point, direction: Samples, head: str, weights: Weights = "online", skip: int = 0
+        self,
+        point: Point,
+        direction: Samples,
+        head: str,
+        weights: Weights = "online",
+        skip: int = 0,
+        beside: bool = False,
     ) -> Tensor:
         """See types.Passes."""
+        if beside and weights == "online" and (tape := self.recorded(point, head)):
+            return self._beside(tape, point, direction).without(skip)[head]
         first = 0 if self.masks else skip
         known = self._find("tangent", weights, (*point, direction), True, first)
         if known is None or known.first > first:
@@ -123,6 +140,37 @@ class StepPasses:
             out = self._tangent(_rows(point, rows), direction[rows], weights)
             known = self._keep(known, ("tangent", weights), (*point, direction), True, first, out)
         return known.without(skip)[head]
+
+    def _recorded(self, point: Point, heads: Collection[str]) -> Outputs:
+        """The main forward, written down for the tangents of some of its heads."""
+        x_t, t = point.x_t.detach(), point.t.detach()  # new objects: r may be t itself and must not move with it
+        net = self.networks["online"]
+        fed = [value for value in point if value is not None]
+        tape = Tape((x_t, t), fed, net.buffers if isinstance(net, nn.Module) else tuple)
+        with tape:
+            out = self._outputs(point._replace(x_t=x_t, t=t), low=self.low)
+        tape.keep({head: out[head] for head in heads})
+        self._tapes.append((point, tape))
+        return out
+
+    def recorded(self, point: Point, head: str) -> Tape | None:
+        """The record of a main forward at this point, if there is one from which tangents can be had."""
+        r = bool(self.networks["online"].sees_r)
+        for known, tape in self._tapes:
+            if head in tape.outputs and not tape.problem and _same(known, point, r=r):
+                return tape
+        return None
+
+    def _beside(self, tape: Tape, point: Point, direction: Samples) -> _Known:
+        """Tangents of all rows: the record is of the whole batch."""
+        of = *point, direction
+        known = self._find("beside", "online", of, False, 0)
+        if known is None:
+            with _precision(point.x_t, not self.low), _gathered(self.networks["online"]):
+                out = {head: _full(value) for head, value in tape.along(direction, torch.ones_like(point.t)).items()}
+            known = self._keep(None, ("beside", "online"), of, not self.low, 0, out)
+            self._rows["tangent"] += len(point.x_t)
+        return known
 
     def remember(self, key: Hashable, make: Callable[[], T], *of: object) -> T:
         """See types.Passes."""
@@ -168,7 +216,7 @@ class StepPasses:
         sizes = [len(p.x_t) for p in rows]
         joined = rows[0] if len(rows) == 1 else _join(rows)
         with torch.no_grad(), _precision(joined.x_t, precise):
-            out = {head: _full(value) for head, value in self._call(weights, joined).items()}
+            out = self._outputs(joined, weights, low=not precise)
         parts = {head: value.split(sizes) for head, value in out.items()}
         for i, (point, known) in enumerate(points):
             own = {head: part[i] for head, part in parts.items()}
@@ -177,18 +225,34 @@ class StepPasses:
 
     def _tangent(self, point: Point, direction: Samples, weights: Weights) -> Outputs:
         def f(x_t: Tensor, t: Tensor) -> Outputs:
-            return self._call(weights, point._replace(x_t=x_t, t=t))
+            return self._call(weights, point._replace(x_t=x_t, t=t), low=False)
 
         # Flash attention has no forward-mode rule; difference quotients and tangents are float32 under autocast.
-        with torch.no_grad(), _precision(point.x_t, True), sdpa_kernel(SDPBackend.MATH):
+        net = self.networks[weights]
+        with torch.no_grad(), _precision(point.x_t, True), sdpa_kernel(SDPBackend.MATH), _gathered(net):
             tangents: Outputs = torch.func.jvp(f, (point.x_t, point.t), (direction, torch.ones_like(point.t)))[1]
         self._rows["tangent"] += len(point.x_t)
         return tangents
 
-    def _call(self, weights: Weights, point: Point) -> Outputs:
-        guide = {} if point.g is None else {"g": point.g}
+    def _outputs(self, point: Point, weights: Weights = "online", *, low: bool) -> Outputs:
+        return {head: _full(value) for head, value in self._call(weights, point, low).items()}
+
+    def _call(self, weights: Weights, point: Point, low: bool) -> Outputs:
+        net, told = self.networks[weights], {"r": point.r, "y": point.y}
+        told |= {} if point.g is None else {"g": point.g}
         with self.masks or nullcontext():
-            return self.networks[weights](point.x_t, point.t, r=point.r, y=point.y, **guide)
+            if not (low and self.pure and isinstance(net, Model)):
+                return net(point.x_t, point.t, **told)
+            x_t = point.x_t.bfloat16()
+            if net.in_shards:  # which are gathered as bf16
+                return net(x_t, point.t, **told)
+            return torch.func.functional_call(net, self._in_bf16(weights, net), (x_t, point.t), told)
+
+    def _in_bf16(self, weights: Weights, net: Model) -> Outputs:
+        """The weights in bf16; gradients find their way back to the float32 ones."""
+        if weights not in self._copies:
+            self._copies[weights] = {name: p.bfloat16() for name, p in net.named_parameters()}
+        return self._copies[weights]
 
 
 class Masks:
@@ -241,6 +305,11 @@ def _join(points: list[Point]) -> Point:
         return torch.cat(given) if given else None
 
     return Point(*(cat(*column) for column in zip(*points, strict=True)))  # type: ignore[arg-type]
+
+
+def _gathered(net: Network) -> AbstractContextManager[None]:
+    """Whole weights inside."""
+    return net.gathered() if isinstance(net, Model) else nullcontext()
 
 
 def _full(value: Tensor) -> Tensor:

@@ -15,19 +15,27 @@ from torch import Tensor
 from genobj import hub
 from genobj.evaluation import Generator, Record, Scorer
 from genobj.experiment import FREE, Experiment
+from genobj.model import Model
 from genobj.pictures import columns, compare, curves
-from genobj.training import checkpoint, diagnose, folder
+from genobj.training import checkpoint, diagnose, folder, posthoc, rollback
 from genobj.training.averages import Averages
-from genobj.training.distributed import device_of, prepare, set_threads
+from genobj.training.disk import explained
+from genobj.training.distributed import build, join, leave, prepare, set_threads
+from genobj.training.health import Diverged
 from genobj.training.log import Line, Logger, writer
-from genobj.training.loop import Hook, StepModule, train
+from genobj.training.loop import Hook, train
+from genobj.training.ranks import Wish
 from genobj.training.state import State
+from genobj.training.step import Step, StepModule
+from genobj.training.watchdog import Watchdog
 from genobj.types import Network
 
 RUNS = Path("runs")
 """Where runs go if nobody says where."""
 TILES = 100
 """Images in a panel at most."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""What asks a run to stop: Ctrl-C, torchrun and most schedulers, and Slurm's --signal=USR1@120."""
 MANY = 1000
 """Held-out samples looked through for a row of every class."""
 
@@ -44,17 +52,17 @@ class Outcome:
 
 
 class Stopped(RuntimeError):
-    """The run was asked to stop (Ctrl-C, SIGTERM) and saved its state."""
+    """The run was asked to stop by a signal and saved its state."""
 
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM are put into; a second one ends the process as usual."""
+    """A list that signals to stop are put into; a second one ends the process as usual."""
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
 
     def note(number: int, _: object) -> None:
         asked.append(number)
@@ -69,6 +77,10 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def nothing(state: State, means: dict[str, float]) -> None:
+    """A hook that does nothing: what the first process alone does is waited for by none of the others."""
+
+
 class Run:
     """One experiment in one folder.
 
@@ -78,49 +90,98 @@ class Run:
     """
 
     def __init__(self, experiment: Experiment, path: Path | None = None, *, resume: bool = False):
-        self.experiment = experiment
-        self.device = device_of(experiment.train.device)
-        self.teacher = experiment.teacher(self.device)
-        self.settings = experiment.model_settings()
-        self.source = experiment.data.open()
-        self.model = self.settings.build(experiment.seed).to(self.device).train()
-        set_threads(experiment.train.threads, self.model)
-        if experiment.log.tensorboard:
+        self.experiment = e = experiment
+        self.ranks, self.device = join(e.distributed, e.train.device)
+        e.train.rounds(self.ranks.world)
+        self.teacher = e.teacher(self.device)
+        self.settings = e.model_settings()
+        self.source = e.data.open()
+        self.model = self._build().train()
+        set_threads(e.train.threads, self.model)
+        if e.log.tensorboard:
             writer()
-        self.state = State(
-            self.model,
-            Averages(self.model, experiment.ema),
-            experiment.optim.build(self.model.parameters()),
-        )
+        self.state = State(self.model, Averages(self.model, e.ema), e.optim.build(self.model))
+        if e.distributed.shards:
+            self.state.averages.adopt(self._build())
+        self.network = hub.description(self.settings, e.ema.decays)
+        self.folder = self.ranks.once(lambda: self._folder(path, resume))
+        if resume and self.ranks.once(lambda: bool(folder.steps(self.folder))):
+            checkpoint.load(self.folder, self.state, self.network, self.ranks)
+        self.ranks.once(self._tidy)
+        self._alone = False
+
+    def _build(self) -> Model:
+        e = self.experiment
+        return build(self.settings, e.seed, e.train, e.distributed, self.ranks, self.device)
+
+    def _folder(self, path: Path | None, resume: bool) -> Path:
+        """The run's folder, a new one unless it is to be resumed."""
+        e = self.experiment
         if resume and path is not None and (path / "config.toml").exists():
-            self._go_on(path)
-            self.folder = path
+            self._same_settings(path)
         else:
-            tree = experiment.tree()
-            self.folder = folder.create(path or folder.free(RUNS, experiment.run_name()), tree)
-            folder.keep_plugins(self.folder, experiment.plugins)
-        hub.describe(self.folder, self.settings, experiment.ema.decays)
-        for log in ("metrics.jsonl", diagnose.LOG):
+            path = folder.create(path or folder.free(RUNS, e.run_name()), e.tree())
+            folder.keep_plugins(path, e.plugins)
+        return path
+
+    def _tidy(self) -> None:
+        """Nothing in the folder is later than the state."""
+        folder.write(self.folder / folder.SETTINGS, self.network)
+        for log in ("metrics.jsonl", diagnose.LOG, rollback.LOG):
             folder.cut_log(self.folder / log, self.state.step)
+        posthoc.cut(self.folder, self.state.step)
 
     def go(self, show: Callable[[Line], None] = lambda line: None) -> Outcome:
-        """Train to the end, then evaluate; `show` gets every line of the log. Raises health.Diverged."""
-        e, state = self.experiment, self.state
-        logger, step = Logger(self.folder, e.log, show), self.step_module()
+        """Train to the end, then evaluate; `show` gets every line of the log. Raises health.Diverged.
+
+        OSError, with what is safe and how to go on, if a disk refuses.
+        """
+        with explained(self.folder):
+            self._train(show)
+            hub.export(self.folder, self.state, self.ranks)
+            return self._finish()
+
+    def _train(self, show: Callable[[Line], None]) -> None:
+        e, first = self.experiment, self.ranks.first
+        logger, step = Logger(self.folder, e.log, show) if first else None, self.step_module()
+        save = checkpoint.Saver(self.folder, e.checkpoint, self.network, self.ranks, self.device)
+        wish = Wish(self.ranks)
         hooks = [
-            Hook(e.log.every, logger, means=True),
-            *self._diagnosis(step, logger),  # before the checkpoint, whose step's line must be there on resume
-            Hook(e.checkpoint.every, lambda state, _: checkpoint.save(self.folder, state, e.checkpoint.keep)),
+            Hook(e.log.every, logger or nothing, means=True, phase="log"),
+            *self._diagnosis(step, logger),  # these two before the checkpoint: a resumed run does not pass here again
+            *self._snapshots(),
+            Hook(e.checkpoint.every, lambda state, _: save(state), sound=True, phase="checkpoint"),
             Hook(e.pictures.every, lambda state, _: self._draw(f"samples/step_{state.step:08d}.png")),
         ]
         try:
-            with stop_requests() as asked:
-                hooks.append(Hook(1, lambda state, _: self._stop(state) if asked else None))
-                train(state, step, self.source, e.train, e.optim, e.seed, hooks)
+            with stop_requests() as asked, Watchdog(self.folder, e.health, self.ranks) as watchdog:
+                hooks.append(Hook(1, lambda state, _: self._stop(state, save) if wish(bool(asked)) else None))
+                ready = prepare(step, e.train, e.distributed, self.ranks)
+                while not self._trained(ready, hooks, save, watchdog):
+                    pass
+                save.finish()
         finally:
-            logger.close()
-        hub.export(self.folder, state)
-        return self._finish()
+            if logger is not None:
+                logger.close()
+
+    def _trained(self, step: Step, hooks: Sequence[Hook], save: checkpoint.Saver, watchdog: Watchdog) -> bool:
+        """Train on: whether to the end, or to where the run had to go back. Raises Diverged if it may not."""
+        e, state, ranks = self.experiment, self.state, self.ranks
+        try:
+            train(state, step, self.source, e.train, e.optim, e.seed, hooks, ranks, e.health, watchdog.at)
+        except Diverged as diverged:
+            save.finish()
+            rollback.go_back(
+                self.folder,
+                state,
+                diverged,
+                e.health.rollback,
+                lambda at: checkpoint.load(self.folder, state, self.network, ranks, at),
+                lambda: save(state),
+                ranks,
+            )
+            return False
+        return True
 
     def step_module(self) -> StepModule:
         """The network with its whole loss."""
@@ -128,39 +189,49 @@ class Run:
         others = dict(self.teacher)
         if "ema" in composer.networks:
             others["ema"] = self.state.averages.network(self.model)
-        return prepare(StepModule(self.model, others, composer), self.experiment.train)
+        return StepModule(self.model, others, composer)
 
-    def _diagnosis(self, step: StepModule, logger: Logger) -> list[Hook]:
+    def _snapshots(self) -> list[Hook]:
+        ema = self.experiment.ema
+        if ema.snapshot_every is None:
+            return []
+        return [
+            Hook(ema.snapshot_every, lambda state, _: posthoc.save(self.folder, state, ema.snapshot_type, self.ranks))
+        ]
+
+    def _diagnosis(self, step: StepModule, logger: Logger | None) -> list[Hook]:
         e = self.experiment
-        if not e.diagnose.every:
+        if not e.diagnose.every or logger is None:
             return []
         total = e.train.steps * e.train.batch
         look = diagnose.Diagnosis(self.folder, e.diagnose, step, self.source, e.seed, total, logger.board)
         return [Hook(e.diagnose.every, look)]
 
-    def _stop(self, state: State) -> None:
+    def _stop(self, state: State, save: checkpoint.Saver) -> None:
         """Save between two steps and leave."""
-        checkpoint.save(self.folder, state, self.experiment.checkpoint.keep)
+        save(state)
+        save.finish()
         raise Stopped(f"stopped after step {state.step}; go on with: genobj train --resume {self.folder}")
 
-    def _go_on(self, path: Path) -> None:
-        """Put the newest checkpoint, if there is one, into the state."""
+    def _same_settings(self, path: Path) -> None:
+        """ValueError if the run in this folder learns something else."""
         if changed := folder.differences(path, self.experiment.tree(), FREE):
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise ValueError(
                 f"{path} is a run with other settings ({changed[0]}{more}); "
                 "resume it with its own, or choose another --out"
             )
-        if checkpoint.steps(path):
-            checkpoint.load(path, self.state)
 
     def _network(self, weights: str) -> tuple[Network, str]:
-        if weights == "live":
-            return self.model, "live"
-        return self.state.averages.network(self.model), f"ema_{self.experiment.ema.decays[0]:g}"
+        name = "live" if weights == "live" else f"ema_{self.experiment.ema.decays[0]:g}"
+        if self._alone and self.experiment.distributed.shards:  # the others have left with their shards
+            return hub.load(self.folder, weights, self.device).model, name
+        return self.model if weights == "live" else self.state.averages.network(self.model), name
 
     def _draw(self, name: str) -> Path:
         """A picture with a panel per nfe beside the data; images of one class stand below each other."""
+        if not self.ranks.first and not self.experiment.distributed.shards:
+            return self.folder / name
         training = self.model.training
         self.model.eval()
         net, _ = self._network(self.experiment.evaluation.weights)
@@ -170,7 +241,8 @@ class Run:
         panels = {"data": self._real(count)}
         for n, sampler in self.experiment.evaluation.samplers(self.settings.horizons).items():
             panels[f"{n} NFE"] = generator(sampler, count, self.experiment.seed)[0].x
-        compare(panels, columns(self.settings.classes)).savefig(self.folder / name)
+        if self.ranks.first:
+            compare(panels, columns(self.settings.classes)).savefig(self.folder / name)
         self.model.train(training)
         return self.folder / name
 
@@ -184,6 +256,10 @@ class Run:
         return torch.stack([row[:shortest] for row in rows], dim=1).flatten(0, 1)[:count]
 
     def _finish(self) -> Outcome:
+        leave()
+        self._alone = True
+        if not self.ranks.first:
+            return Outcome(self.folder, (), self.folder / "samples.png")
         self.model.eval()
         net, weights = self._network(self.experiment.evaluation.weights)
         scorer = Scorer(self.experiment.evaluation, self.experiment.data, self.source)

@@ -29,14 +29,14 @@ def generator(seed: int, *position: int, device: torch.device | str = "cpu") -> 
     return torch.Generator(device).manual_seed(mix(seed, *position))
 
 
-def indexed(make: Callable[[int, torch.Generator], Tensor], first: int, count: int, seed: int, *stream: int) -> Tensor:
-    """Rows `first` to `first + count` of an endless table whose block b is make(BLOCK, generator of b)."""
-    blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
+def indexed(make: Callable[[int, torch.Generator], Tensor], rows: range, seed: int, *stream: int) -> Tensor:
+    """These rows of an endless table whose block b is make(BLOCK, generator of b)."""
+    blocks = range(rows[0] // BLOCK, rows[-1] // BLOCK + 1)
     made = [make(BLOCK, generator(seed, *stream, block)) for block in blocks]
-    rows = made[0] if len(made) == 1 else torch.cat(made)
-    return rows if len(rows) == count else rows[first % BLOCK :][:count]
+    whole = made[0] if len(made) == 1 else torch.cat(made)
+    return whole if len(whole) == len(rows) else whole[rows[0] % BLOCK :: rows.step][: len(rows)]
 
 
-def noise(shape: tuple[int, ...], first: int, count: int, seed: int, *stream: int) -> Tensor:
-    """Standard normal rows `first` to `first + count`, each of this shape, on the CPU."""
-    return indexed(lambda n, source: torch.randn(n, *shape, generator=source), first, count, seed, *stream)
+def noise(shape: tuple[int, ...], rows: range, seed: int, *stream: int) -> Tensor:
+    """These rows of an endless table of standard normal numbers, each of this shape, on the CPU."""
+    return indexed(lambda n, source: torch.randn(n, *shape, generator=source), rows, seed, *stream)

@@ -117,7 +117,8 @@ def _objective(part: Objective) -> None:
     watch = model.register_forward_hook(count)
     loss = composer.loss(networks, draw)
     watch.remove()
-    plain = loss.passes.without_gradient + loss.passes.tangent
+    tangents = 0 if part.beside else loss.passes.tangent  # from the record of the forward: no call of the network
+    plain = loss.passes.without_gradient + tangents
     assert [row / 16 for row in rows] == [plain, loss.passes.with_gradient], f"{rows} rows ran, {loss.passes} were told"
     assert all(term.isfinite() for term in loss.terms.values()), "the loss is not finite"
     passes = StepPasses(networks, 16)
@@ -266,11 +267,12 @@ def _head_contract(part: Head) -> None:
 def _data(part: Data) -> None:
     """batches of the promised shape and labels; the same for the same seed and index, however they are batched"""
     source = part.open()
-    whole, pieces = source.train(5, 40, 3), [source.train(5, 15, 3), source.train(20, 25, 3)]
+    whole, pieces = source.train(range(5, 45), 3), [source.train(range(5, 20), 3), source.train(range(20, 45), 3)]
     assert whole.x.shape == (40, *part.shape), f"shape says {part.shape}, batches have {tuple(whole.x.shape[1:])}"
     assert torch.equal(whole.x, torch.cat([piece.x for piece in pieces])), (
         "a sample must depend on seed and index alone"
     )
+    assert torch.equal(whole.x[1::3], source.train(range(6, 45, 3), 3).x), "rows with a step are every so many samples"
     assert (whole.y is not None) == (part.classes > 0), "labels if and only if classes > 0"
     if whole.y is not None:
         assert 0 <= int(whole.y.min()) <= int(whole.y.max()) < part.classes, "labels must lie in 0 ... classes - 1"

@@ -119,9 +119,18 @@ class Passes(Protocol):
         ...
 
     def tangent(
-        self, point: Point, direction: Samples, head: str, weights: Weights = "online", skip: int = 0
+        self,
+        point: Point,
+        direction: Samples,
+        head: str,
+        weights: Weights = "online",
+        skip: int = 0,
+        beside: bool = False,
     ) -> Tensor:
-        """Exact d/dt of one head along (direction, dt = 1, dr = 0), forward mode, without the first `skip` rows."""
+        """Exact d/dt of one head along (direction, dt = 1, dr = 0), without the first `skip` rows.
+
+        By forward mode, in float32; beside: from the record of the forward with gradients, where that has one.
+        """
         ...
 
     def remember(self, key: Hashable, make: Callable[[], T], *of: object) -> T:

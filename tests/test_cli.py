@@ -19,7 +19,7 @@ from genobj.experiment import Experiment
 from genobj.parts import FAMILIES, OBJECTIVES
 
 TINY = ["backbone.width=16", "train.steps=3", "evaluation.count=64", "evaluation.reference=64", "pictures.count=16"]
-COMMANDS = ["train", "sample", "evaluate", "list", "show", "schema", "check", "new", "cost", "cite"]
+COMMANDS = ["train", "sample", "evaluate", "average", "list", "show", "schema", "check", "new", "cost", "cite"]
 
 
 class Told:

@@ -65,7 +65,7 @@ def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
         tmp_path, "dumo-digits", train__steps=4, evaluation__count=32, checkpoint__every=2, pictures__every=2
     )
     names = {path.relative_to(outcome.folder).as_posix() for path in outcome.folder.rglob("*") if path.is_file()}
-    assert {"config.toml", "env.json", "model.json", "metrics.jsonl", "results.json", "samples.png"} <= names
+    assert {"config.toml", "env.json", "config.json", "metrics.jsonl", "results.json", "samples.png"} <= names
     assert {"model.safetensors", "ema_0.995.safetensors", "samples/step_00000002.png"} <= names
     records = json.loads((outcome.folder / "results.json").read_text())
     keys = "metric kind value floor floor_n nfe sampler head settings weights n reference seed higher_is_better"
@@ -239,7 +239,7 @@ class TestLoop:
         for micro in (32, 8):
             run = Run(_small(steps=1, batch=32, micro_batch=micro), tmp_path / str(micro))
             step, rows = run.step_module(), iter(range(0, 32, micro))
-            x, _ = run.source.train(0, 32, 0)
+            x, _ = run.source.train(range(32), 0)
             whole = step.composer.draw(x, None, torch.Generator().manual_seed(0))
 
             def part(*_: Any, whole: Any = whole, rows: Any = rows, micro: int = micro) -> Any:
@@ -265,7 +265,7 @@ class TestLoop:
             return out
 
         run.model.forward = watched  # type: ignore[method-assign]
-        x, y = run.source.train(0, 32, 0)
+        x, y = run.source.train(range(32), 0)
         loss = step(x, y, torch.Generator().manual_seed(0))
         assert kinds == [(True, torch.bfloat16), (False, torch.float32)]
         assert loss.total.dtype == torch.float32

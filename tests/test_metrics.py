@@ -209,7 +209,7 @@ def sets() -> dict[str, Batch]:
     means = torch.stack([every.x[every.y == label].mean(dim=0) for label in range(10)])
     return {
         "all": every,
-        "train": source.train(0, 1437, 0),
+        "train": source.train(range(1437), 0),
         "held_out": source.held_out(360, 0),
         "means": batch(means[every.y], every.y),
         "noise": batch(normal(1797, 64, dtype=torch.float32).view(-1, 1, 8, 8), every.y),

@@ -2,11 +2,13 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import types
 import typing
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
@@ -259,7 +261,7 @@ NEEDS = [
     Case([*TRAIN, "optim.lr=1e-4e"], ("optim.lr", "1e-4e")),
     Case([*TRAIN, "optim.learning_rate=1"], ("unknown key 'learning_rate'",)),
     Case([*TRAIN, "lr=1"], ("unknown key 'lr'",)),
-    Case([*TRAIN, "optim=fast"], ("optim: unknown key 'kind'",)),
+    Case([*TRAIN, "optim=fast"], ("optim.kind: Input should be 'adamw', 'radam', 'muon' or 'adamw8bit', got 'fast'",)),
     Case([*TRAIN, "train=5"], ("train: this is a table of settings, got 5",)),
     Case([*TRAIN, "train.steps.more=5"], ("train.steps",)),
     Case([*TRAIN, "seed.a.b.c=5"], ("seed",)),
@@ -440,12 +442,12 @@ def flip(name: str, place: float) -> Damage:
 
 
 def settings(change: Callable[[dict[str, Any]], object]) -> Damage:
-    """A change of model.json."""
+    """A change of config.json."""
 
     def damage(folder: Path) -> None:
-        tree = json.loads((folder / "model.json").read_text())
+        tree = json.loads((folder / "config.json").read_text())
         change(tree)
-        (folder / "model.json").write_text(json.dumps(tree))
+        (folder / "config.json").write_text(json.dumps(tree))
 
     return damage
 
@@ -455,6 +457,29 @@ def replace(name: str, text: bytes) -> Damage:
 
 
 EMA, LIVE, STEP = "ema_0.999.safetensors", "model.safetensors", "checkpoints/step_00000001"
+SHARD = "state/shard-00001-model-00001-of-00001"
+
+
+class Malice:
+    """An object whose pickle leaves a trace when it is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("malice-was-here"),)
+
+
+MALICE = pickle.dumps(Malice())
+
+
+def told(**changes: Any) -> Damage:
+    """A change of a checkpoint's meta.json, with a checksum that fits."""
+
+    def damage(folder: Path) -> None:
+        file = folder / STEP / "meta.json"
+        meta = {key: value for key, value in json.loads(file.read_text()).items() if key != "crc32"} | changes
+        file.write_text(json.dumps(meta | {"crc32": f"{zlib.crc32(json.dumps(meta).encode()):08x}"}))
+
+    return damage
+
 
 WEIGHTS: dict[str, tuple[Damage, str]] = {
     "ema_truncated": (truncate(EMA), "is damaged"),
@@ -468,12 +493,13 @@ WEIGHTS: dict[str, tuple[Damage, str]] = {
         "does not",
     ),
     "ema_text": (replace(EMA, b"not a tensor"), "is damaged"),
-    "json_truncated": (truncate("model.json"), "model.json is damaged"),
-    "json_empty": (empty("model.json"), "model.json is damaged"),
-    "json_list": (replace("model.json", b"[]"), "model.json is damaged"),
-    "json_latin1": (replace("model.json", b'{"\xff": 1}'), "model.json is damaged"),
-    "json_bit": (flip("model.json", 0.0), "model.json is damaged"),
-    "json_folder": (lambda folder: ((folder / "model.json").unlink(), (folder / "model.json").mkdir()), "is damaged"),
+    "ema_pickle": (replace(EMA, MALICE), "is damaged"),
+    "json_truncated": (truncate("config.json"), "config.json is damaged"),
+    "json_empty": (empty("config.json"), "config.json is damaged"),
+    "json_list": (replace("config.json", b"[]"), "config.json is damaged"),
+    "json_latin1": (replace("config.json", b'{"\xff": 1}'), "config.json is damaged"),
+    "json_bit": (flip("config.json", 0.0), "config.json is damaged"),
+    "json_folder": (lambda folder: ((folder / "config.json").unlink(), (folder / "config.json").mkdir()), "is damaged"),
     "json_no_average": (settings(lambda tree: tree.update(averages=[])), "names no average"),
     "json_no_heads": (settings(lambda tree: tree["model"].update(heads={})), "heads"),
     "json_no_shape": (settings(lambda tree: tree["model"].update(shape=[])), "shape"),
@@ -489,13 +515,13 @@ WEIGHTS: dict[str, tuple[Damage, str]] = {
     "json_shapes": (settings(lambda tree: tree["model"].update(shape=[1, 8, 8])), "does not fit these settings"),
     "json_network": (
         settings(lambda tree: tree["model"].update(backbone={"kind": "unet"})),
-        "model.json does not describe a model",
+        "config.json does not describe a model",
     ),
     "no_weights": (
         lambda folder: (remove(EMA)(folder), shutil.rmtree(folder / "checkpoints")),
         "has no weights yet",
     ),
-    "config_truncated": (truncate("config.toml"), "config.toml is not a TOML file"),
+    "config_truncated": (replace("config.toml", b"[train\n"), "config.toml is not a TOML file"),
     "config_binary": (replace("config.toml", bytes(range(256))), "config.toml is not a TOML file"),
 }
 """Damages that sample and evaluate meet, and what they have to say."""
@@ -503,7 +529,7 @@ WEIGHTS: dict[str, tuple[Damage, str]] = {
 CHECKPOINTS: dict[str, tuple[Damage, str]] = {
     **{
         f"resume_{name}_{how}": (damage(f"{STEP}/{name}.safetensors"), f"{name}.safetensors is ")
-        for name in ("model", "ema_0.999", "optimizer")
+        for name in ("model", "ema_0.999", SHARD)
         for how, damage in {
             "truncated": truncate,
             "empty": empty,
@@ -523,7 +549,29 @@ CHECKPOINTS: dict[str, tuple[Damage, str]] = {
         lambda folder: shutil.copy(folder.parent / "jumps" / STEP / LIVE, folder / STEP / LIVE),
         "is in only one of the two",
     ),
-    "resume_config": (truncate("config.toml"), "config.toml is not a TOML file"),
+    "resume_config_json_truncated": (truncate(f"{STEP}/config.json"), "config.json is damaged"),
+    "resume_config_json_removed": (remove(f"{STEP}/config.json"), "config.json is damaged"),
+    "resume_foreign_network": (
+        lambda folder: shutil.copy(folder.parent / "digits/config.json", folder / STEP / "config.json"),
+        "holds another network than this run's",
+    ),
+    "resume_foreign_optimizer": (
+        lambda folder: shutil.copy(next((folder.parent / "jumps" / STEP / "state").iterdir()), folder / STEP / "state"),
+        "is damaged (its checksum is another one)",
+    ),
+    "resume_other_format": (told(format=1), "was written by another genobj (format 1, with torch"),
+    "resume_newer_format": (told(format=99), "this one reads format 2); go on with that version"),
+    "resume_pickled_weights": (replace(f"{STEP}/{LIVE}", MALICE), "model.safetensors is damaged"),
+    "resume_pickled_state": (replace(f"{STEP}/{SHARD}.safetensors", MALICE), f"{SHARD}.safetensors is damaged"),
+    "resume_pickled_state_signed": (
+        lambda folder: (
+            replace(f"{STEP}/{SHARD}.safetensors", MALICE)(folder),
+            told(files={f"{SHARD.partition('/')[2]}.safetensors": f"{zlib.crc32(MALICE):08x}"})(folder),
+        ),
+        f"{SHARD}.safetensors is damaged",
+    ),
+    "resume_pickled_meta": (replace(f"{STEP}/meta.json", MALICE), "meta.json is damaged"),
+    "resume_config": (replace("config.toml", b"[train\n"), "config.toml is not a TOML file"),
 }
 """Damages that --resume meets, and what it has to say."""
 
@@ -650,13 +698,13 @@ def test_a_disk_that_refuses_is_told(
 ) -> None:
     from safetensors import SafetensorError
 
-    from genobj.training import checkpoint
+    from genobj.training import weights
 
     def full(*_: object) -> None:
         raise SafetensorError("No space left on device (os error 28)")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(weights, "save_file", full)
     assert run(["train", "--out", "run", "train.steps=1"]) == 1
     assert "cannot be written: No space left on device" in capsys.readouterr().err
 

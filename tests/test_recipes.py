@@ -20,7 +20,7 @@ from genobj.experiment import Experiment
 from genobj.parts import FAMILIES
 from genobj.passes import Count
 from genobj.training.averages import Averages
-from genobj.training.loop import StepModule
+from genobj.training.step import StepModule
 
 IMAGENET = 1_281_167
 TINY = ["train.steps=3", "train.batch=16", "pictures.count=16", "evaluation.count=64", "evaluation.reference=64"]
@@ -96,7 +96,7 @@ def counted(experiment: Experiment) -> Count:
         {"ema": Averages(model, experiment.ema).network(model)},
         experiment.composer(shared_masks=model.has_dropout),
     )
-    x, y = experiment.data.open().train(0, batch, 0)
+    x, y = experiment.data.open().train(range(batch), 0)
     loss = step(x, y, torch.Generator().manual_seed(0))
     assert loss.total.isfinite()
     assert loss.passes == Count(rows[1] / batch, rows[0] / batch), "passes are told as they are run"

@@ -187,9 +187,9 @@ class TestInARun:
         told: list[float] = []
         draw = Composer.draw
 
-        def watched(self: Composer, x: Any, y: Any, generator: Any, progress: float = 0.0) -> Any:
+        def watched(self: Composer, x: Any, y: Any, generator: Any, progress: float, *part: int) -> Any:
             told.append(progress)
-            return draw(self, x, y, generator, progress)
+            return draw(self, x, y, generator, progress, *part)
 
         monkeypatch.setattr(Composer, "draw", watched)
         e, _ = resolve(overrides=[*TINY, RISING, "train.steps=4", "train.micro_batch=4"])

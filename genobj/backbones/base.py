@@ -34,6 +34,16 @@ class Trunk(nn.Module, abc.ABC):
     def projection(self, out_channels: int) -> nn.Module:
         """A new output layer: Features -> (batch, out_channels, ...) with the sizes of x_t, zero at initialisation."""
 
+    @property
+    def units(self) -> list[nn.Module]:
+        """The repeated blocks: what is compiled, recomputed and sharded one by one.
+
+        Unless overridden: what lies in the trunk's lists and dictionaries of modules and consists of several layers.
+        """
+        lists = [m for m in self.children() if isinstance(m, (nn.ModuleList, nn.ModuleDict))]
+        blocks = [block for m in lists for block in (m.values() if isinstance(m, nn.ModuleDict) else m)]
+        return [block for block in blocks if any(True for _ in block.children())]
+
     def block(self) -> nn.Module:
         """A new block Features -> Features for heads deeper than a projection (Head.depth)."""
         raise ValueError(f"{type(self).__name__} has no blocks for deeper heads; set depth = 0 on every head.")

@@ -130,8 +130,8 @@ class PatchEmbedder(nn.Module):
         nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens, row by row."""
-        return self.proj(x).flatten(2).transpose(1, 2)
+        """Tokens, row by row; in one piece, since sums downstream take over their layout."""
+        return self.proj(x).flatten(2).transpose(1, 2).contiguous()
 
 
 class TimeEmbedder(nn.Module):

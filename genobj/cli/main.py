@@ -1,5 +1,6 @@
 """The genobj command: one file per subcommand, heavy imports inside them, mistakes answered in a line or two."""
 
+import os
 import sys
 import traceback
 import warnings
@@ -9,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import genobj
-from genobj.cli import check, cite, cost, evaluate, listing, new, sample, schema, show, train
+from genobj.cli import average, bench, check, cite, cost, evaluate, listing, new, sample, schema, show, train
 from genobj.registry import BrokenPlugin
 
 app = typer.Typer(
@@ -22,13 +23,19 @@ app = typer.Typer(
 app.command("train")(train.command)
 app.command("sample")(sample.command)
 app.command("evaluate")(evaluate.command)
+app.command("average")(average.command)
 app.command("list")(listing.command)
 app.command("show")(show.command)
 app.command("schema")(schema.command)
 app.command("check")(check.command)
 app.add_typer(new.app, name="new")
 app.command("cost")(cost.command)
+app.command("bench")(bench.command)
 app.command("cite")(cite.command)
+
+
+REQUEUE = 75
+"""Exit code of a run that was asked to stop and saved: start the same command again (EX_TEMPFAIL of sysexits.h)."""
 
 
 def _version(asked: bool) -> bool:
@@ -51,7 +58,7 @@ def about(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 it went wrong, 2 wrong usage."""
+    """Run the command line and exit: 0 done, 1 it went wrong, 2 wrong usage, 75 stopped and to be resumed."""
     sys.exit(run(arguments))
 
 
@@ -89,7 +96,9 @@ def _explain(error: Exception) -> tuple[str, int]:
         what = error.strerror or str(error)
         return f"{error.filename}: {what}" if error.filename else what, 1
     first = str(error).partition("\n")[0]
-    if type(error).__name__ in ("Diverged", "Stopped", "OutOfMemoryError"):
+    if type(error).__name__ == "Stopped":
+        return first, REQUEUE
+    if type(error).__name__ in ("Diverged", "OutOfMemoryError"):
         return first, 1
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in first):
         return "out of memory; a smaller train.batch, train.micro_batch or network takes less ('genobj cost' tells)", 1
@@ -106,6 +115,8 @@ def _line_of_plugin(error: Exception) -> str:
 
 
 def _say(message: str, code: int) -> int:
+    if code == 2 and os.environ.get("RANK", "0") != "0":  # a mistake that every process makes; the first one tells
+        return code
     typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
     typer.echo(message, err=True)
     return code

@@ -42,7 +42,7 @@ def leaves_table(experiment: "Experiment", layers: Layers) -> None:
     rows = [(path, json.dumps(value)) for path, value in leaves(tree)]
     keys, values = (max(len(row[i]) for row in rows) for i in (0, 1))
     for path, value in rows:
-        idle = ", changes nothing here" if path.partition(".")[0] in experiment.idle else ""
+        idle = ", changes nothing here" if _is_idle(experiment, path) else ""
         typer.echo(f"{path:<{keys}}  {value:<{min(values, 30)}}  # {_source(layers, path)}{idle}")
     typer.echo("")
     for head, horizon in experiment.horizons.items():
@@ -58,12 +58,17 @@ def leaves_table(experiment: "Experiment", layers: Layers) -> None:
         typer.echo(f"expected: {number.sentence()}")
 
 
+def _is_idle(experiment: "Experiment", path: str) -> bool:
+    table, _, leaf = path.partition(".")
+    return table in experiment.idle or leaf in getattr(getattr(experiment, table), "idle", ())
+
+
 def _source(layers: Layers, path: str) -> str:
     """The layer that set a leaf, or the nearest table above it that was named as a whole (backbone=dit-b/2)."""
     if path in layers.sources:
         return layers.sources[path]
     parent = path.rpartition(".")[0]
     above = layers.sources.get(parent) or layers.sources.get(f"{parent}.kind")
-    is_kind = path.endswith(".kind") and parent in layers.sources
+    is_kind = path.rpartition(".")[2] in ("kind", "method") and parent in layers.sources
     preset = above and "-" in str(layers.tree.get(parent.partition(".")[0]))
     return str(above) if is_kind or (preset and above) else "default"

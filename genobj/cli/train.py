@@ -27,7 +27,8 @@ def command(
 ) -> None:
     """Train a model and show what it learnt.
 
-    Without a recipe this is DuMo on two moons; flags and KEY=VALUE settings change it.
+    Without a recipe this is DuMo on two moons; flags and KEY=VALUE settings change it. On several devices:
+    torchrun --standalone --nproc-per-node 8 -m genobj train ...
     """
     if resume not in (None, "auto"):
         if out is not None and out != Path(resume):
@@ -52,6 +53,9 @@ def command(
     if resume and out is None:
         out = RUNS / experiment.run_name()
     run = Run(experiment, out, resume=resume is not None)
+    if not run.ranks.first:  # it works, and another process speaks
+        run.go()
+        return
     link_latest(run.folder, RUNS)
     with Progress(run) as progress:
         outcome = run.go(progress.show)

@@ -14,6 +14,8 @@ from genobj.registry import UnknownName, did_you_mean
 RECIPES = Path(__file__).parent.parent / "recipes"
 INSTANCES = (["objectives"], ["heads"], ["evaluation", "metrics"])
 """Tables whose keys are names that the user chose, not settings: a bare value takes the place of the whole table."""
+SHARED = (["optim"],)
+"""Tables whose settings belong to every kind: another kind keeps them."""
 
 
 class Layers:
@@ -43,7 +45,7 @@ class Layers:
             if isinstance(value, str) and path not in INSTANCES:  # a table gets a bare kind
                 return self.put([*path, "kind"], value, source)
             self._drop(path)
-        if key == "kind" and table.get("kind", path[-2] if len(path) > 1 else None) != value:
+        if key == "kind" and trail not in SHARED and table.get("kind", path[-2] if len(path) > 1 else None) != value:
             self._drop(trail)
             table.clear()
         table[key] = value

@@ -22,8 +22,11 @@ class Source(abc.ABC):
     """Opened data. Every batch is a function of (seed, sample index) alone, so that resume is exact."""
 
     @abc.abstractmethod
-    def train(self, first: int, count: int, seed: int) -> Batch:
-        """Training samples number `first` to `first + count` of the endless order that `seed` gives."""
+    def train(self, rows: range, seed: int) -> Batch:
+        """These training samples of the endless order that `seed` gives.
+
+        rows: at least one number; with a step where several devices or micro-batches share a batch.
+        """
 
     @abc.abstractmethod
     def held_out(self, count: int, seed: int) -> Batch:

@@ -40,21 +40,21 @@ class _NormalSource(Source):
     def __init__(self, settings: Normal):
         self.settings = settings
 
-    def train(self, first: int, count: int, seed: int) -> Batch:
-        return self._rows(first, count, seed, TRAIN)
+    def train(self, rows: range, seed: int) -> Batch:
+        return self._rows(rows, seed, TRAIN)
 
     def held_out(self, count: int, seed: int) -> Batch:
-        return self._rows(0, count, seed, HELD_OUT)
+        return self._rows(range(count), seed, HELD_OUT)
 
     def reference(self, count: int, seed: int) -> Batch:
-        return self._rows(0, count, seed, REFERENCE)
+        return self._rows(range(count), seed, REFERENCE)
 
-    def _rows(self, first: int, count: int, seed: int, stream: int) -> Batch:
-        x = self.settings.std * seeds.noise(self.settings.sizes, first, count, seed, stream)
+    def _rows(self, rows: range, seed: int, stream: int) -> Batch:
+        x = self.settings.std * seeds.noise(self.settings.sizes, rows, seed, stream)
         if not self.settings.labels:
             return Batch(x, None)
 
         def draw(n: int, generator: torch.Generator) -> torch.Tensor:
             return torch.randint(self.settings.labels, (n,), generator=generator)
 
-        return Batch(x, seeds.indexed(draw, first, count, seed, stream, 1))
+        return Batch(x, seeds.indexed(draw, rows, seed, stream, 1))

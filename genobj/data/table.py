@@ -22,9 +22,9 @@ class Table(Source):
     def __init__(self, train: Batch, held_out: Batch, reference: Batch | None = None):
         self.rows, self.unseen, self.compared = train, held_out, reference
 
-    def train(self, first: int, count: int, seed: int) -> Batch:
-        """Training samples number `first` to `first + count`."""
-        return take(self.rows, self._order(first, count, seed))
+    def train(self, rows: range, seed: int) -> Batch:
+        """These training samples."""
+        return take(self.rows, self._order(rows, seed))
 
     def held_out(self, count: int, seed: int) -> Batch:
         """A seeded choice of `count` held-out rows, all of them if there are no more; no row twice."""
@@ -34,13 +34,13 @@ class Table(Source):
         """The reference rows if some were given (always all of them, a fixed protocol), else held-out rows."""
         return choose(self.unseen, count, seed, REFERENCE) if self.compared is None else self.compared
 
-    def _order(self, first: int, count: int, seed: int) -> Rows:
-        size, last = len(self.rows.x), first + count
+    def _order(self, rows: range, seed: int) -> Rows:
+        size, first, last = len(self.rows.x), rows[0], rows[-1] + 1
         pieces = []
         for epoch in range(first // size, (last - 1) // size + 1):
             start = epoch * size
             pieces.append(permutation(size, seed, TRAIN, epoch)[max(first - start, 0) : last - start])
-        return torch.cat(pieces)
+        return torch.cat(pieces)[:: rows.step]
 
 
 def take(batch: Batch, rows: Rows) -> Batch:

@@ -31,17 +31,17 @@ class Fresh(Source):
     def __init__(self, draw: Callable[[int, torch.Generator], Tensor]):
         self.draw = draw
 
-    def train(self, first: int, count: int, seed: int) -> Batch:
-        """Draws number `first` to `first + count` of the training stream."""
-        return Batch(seeds.indexed(self.draw, first, count, seed, TRAIN), None)
+    def train(self, rows: range, seed: int) -> Batch:
+        """These draws of the training stream."""
+        return Batch(seeds.indexed(self.draw, rows, seed, TRAIN), None)
 
     def held_out(self, count: int, seed: int) -> Batch:
         """The first `count` draws of the held-out stream."""
-        return Batch(seeds.indexed(self.draw, 0, count, seed, HELD_OUT), None)
+        return Batch(seeds.indexed(self.draw, range(count), seed, HELD_OUT), None)
 
     def reference(self, count: int, seed: int) -> Batch:
         """The first `count` draws of a third stream, so that held-out against reference is the floor of a metric."""
-        return Batch(seeds.indexed(self.draw, 0, count, seed, REFERENCE), None)
+        return Batch(seeds.indexed(self.draw, range(count), seed, REFERENCE), None)
 
 
 class Toy(Data, abc.ABC):

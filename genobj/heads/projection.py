@@ -55,7 +55,7 @@ class TargetTime(nn.Module):
     def forward(self, hidden: Tensor, gap: TimeTensor) -> Tensor:
         """Hidden features of the same shape."""
         angles = torch.stack([gap, 2 * gap], dim=1)
-        waves = torch.cat([gap[:, None], angles.sin(), angles.cos()], dim=1)
+        waves = torch.cat([gap[:, None], angles.sin(), angles.cos()], dim=1).to(next(self.embed.parameters()).dtype)
         sizes = [1] * hidden.ndim
         sizes[0], sizes[self.axis] = hidden.shape[0], hidden.shape[self.axis]
         scale, shift = self.embed(waves).chunk(2, dim=1)

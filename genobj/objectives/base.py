@@ -51,6 +51,21 @@ class Objective(Config, abc.ABC):
         return False
 
     @property
+    def beside(self) -> frozenset[str]:
+        """Heads whose exact derivative is taken beside the forward with gradients, which is then recorded."""
+        return frozenset()
+
+    @property
+    def precise(self) -> bool:
+        """Whether some passes have to run in float32."""
+        return False
+
+    @property
+    def low_refusal(self) -> str | None:
+        """Why this cannot run where the forward with gradients is in low precision (what to type instead), or None."""
+        return None
+
+    @property
     def asks_velocity(self) -> bool:
         """Whether the targets need the model's own velocity, hence a head that gives it."""
         return False

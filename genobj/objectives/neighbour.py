@@ -29,6 +29,11 @@ class Neighbour(Regression, abc.ABC):
         """The network at the neighbour."""
         return frozenset({self.weights})
 
+    @property
+    def precise(self) -> bool:
+        """As set."""
+        return super().precise or self.precision == "float32"
+
     @abc.abstractmethod
     def earlier(self, draw: Draw) -> TimeTensor:
         """q with r <= q <= t, shape (batch,)."""

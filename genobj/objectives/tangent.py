@@ -23,6 +23,22 @@ class Tangent(Regression, abc.ABC):
         """The network that is differentiated, theta^-."""
         return super().networks.union([self.derivative.weights])
 
+    @property
+    def beside(self) -> frozenset[str]:
+        """The head, where its derivative is taken so."""
+        return frozenset({self.head} if self.derivative.beside else ())
+
+    @property
+    def precise(self) -> bool:
+        """What the derivative says."""
+        derivative = self.derivative
+        return super().precise or derivative.precision == "float32" or derivative.method == "jvp"
+
+    @property
+    def low_refusal(self) -> str | None:
+        """What the derivative says of it."""
+        return self.derivative.low_refusal
+
     def refusal(self, *, guided: bool) -> str | None:
         """What the derivative says of itself."""
         return self.derivative.refusal(guided=guided)

@@ -1,53 +1,115 @@
-"""Exponential moving averages of the weights, in float32, all updated in one fused call each."""
+"""Averages of the weights, in float32, all parameters updated in one fused call for each average.
+
+An average forgets either at a constant rate (a decay) or in proportion to the run so far (a width: EDM2's
+power-function profiles, see profiles.py). Snapshots of two widths give every other width after the run (posthoc.py).
+"""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from genobj.config.base import Config
+from genobj.model import Model
+from genobj.training.profiles import Width, decay, exponent
+from genobj.training.shards import local
 from genobj.types import Guide, Horizon, Labels, Samples, TimeTensor
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class EMA(Config):
     """Which averages are kept."""
 
-    decays: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1)] = (0.9999,)
+    decays: Annotated[tuple[Decay, ...], Field(min_length=1)] = (0.9999,)
     """One average per decay (held down early in a run by `warmup`); the first samples, and objectives may use it."""
     warmup: bool = True
-    """Lower the decay to (1 + n) / (10 + n) after n steps while that is smaller: short runs forget their start."""
+    """Lower the decays to (1 + n) / (10 + n) after n steps while that is smaller: short runs forget their start."""
+    widths: tuple[Width, ...] = ()
+    """One more average per width: it weighs step t of T by t^gamma, with this standard deviation as a share of T
+    (EDM2's sigma_rel, which keeps 0.05 and 0.1)."""
+    snapshot_every: Annotated[int, Field(gt=0)] | None = None
+    """Steps between snapshots of `widths`, from which `genobj average` makes averages of other widths; unset: none."""
+    snapshot_type: Literal["float32", "float16"] = "float32"
+    """Numbers in snapshots; float16 halves them and rounds at 5e-4 of each value."""
 
-    @field_validator("decays")
+    @field_validator("decays", "widths")
     @classmethod
-    def _distinct(cls, decays: tuple[float, ...]) -> tuple[float, ...]:
-        if len({f"{decay:g}" for decay in decays}) < len(decays):
-            raise ValueError("decays that agree to six digits would share a file; type different ones")
-        return decays
+    def _distinct(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len({f"{value:g}" for value in values}) < len(values):
+            raise ValueError("values that agree to six digits would share a file; type different ones")
+        return values
+
+    @model_validator(mode="after")
+    def _snapshots_have_widths(self) -> "EMA":
+        if self.snapshot_every and len(self.widths) < 2:
+            raise ValueError("snapshots need two widths to be of use; type ema.widths=[0.05,0.1]")
+        return self
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """The type of numbers in snapshots that nobody takes."""
+        return frozenset() if self.snapshot_every else frozenset({"snapshot_type"})
 
 
 class Averages:
-    """average <- decay average + (1 - decay) weights, after every step."""
+    """average <- kept average + (1 - kept) weights, after every step."""
 
     def __init__(self, model: nn.Module, settings: EMA):
         live = dict(model.named_parameters())
+
+        def copies() -> dict[str, Tensor]:
+            return {name: p.detach().float().clone() for name, p in live.items()}
+
         self.warmup = settings.warmup
-        self.values = {decay: {k: p.detach().float().clone() for k, p in live.items()} for decay in settings.decays}
-        self._lists = {decay: list(values.values()) for decay, values in self.values.items()}
-        self._weights = [p.detach() for p in live.values()]
+        self.values = {decay: copies() for decay in settings.decays}
+        """Averages by decay."""
+        self.profiles = {width: copies() for width in settings.widths}
+        """Averages by width."""
+        self._exponents = {width: exponent(width) for width in settings.widths}
+        self._lists = {key: [local(v) for v in values.values()] for key, values in self.values.items()}
+        self._profile_lists = {key: [local(v) for v in values.values()] for key, values in self.profiles.items()}
+        self._weights = [local(p.detach()) for p in live.values()]
+        self._twin: Model | None = None
+        self._low = any(p.dtype != torch.float32 for p in self._weights)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move every average towards the live weights after `step` earlier steps."""
+        weights = [p.float() for p in self._weights] if self._low else self._weights
         limit = (1 + step) / (10 + step) if self.warmup else 1.0
-        for decay, values in self._lists.items():
-            decay = min(decay, limit)
-            torch._foreach_lerp_(values, self._weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        for kept, values in self._lists.items():
+            _move(values, weights, min(kept, limit))
+        for width, values in self._profile_lists.items():
+            _move(values, weights, decay(self._exponents[width], step))
 
-    def network(self, model: nn.Module) -> "AveragedNetwork":
-        """`model` with the first average in place of its weights, without copying them."""
-        return AveragedNetwork(model, next(iter(self.values.values())))
+    def named(self) -> dict[str, dict[str, Tensor]]:
+        """Every average by the name of its file: ema_0.9999, ema_width_0.05."""
+        decays = {f"ema_{decay:g}": values for decay, values in self.values.items()}
+        return decays | {f"ema_width_{width:g}": values for width, values in self.profiles.items()}
+
+    @torch.no_grad()
+    def adopt(self, twin: Model) -> None:
+        """Keep the first average as the weights of `twin`, a network that is spread over devices as the trained one is.
+
+        A network in shards cannot run with the weights of another.
+        """
+        first = next(iter(self.values))
+        for name, p in twin.named_parameters():
+            p.copy_(self.values[first][name])
+            self.values[first][name] = p.detach()
+        self._lists[first] = [local(value) for value in self.values[first].values()]
+        self._twin = twin.eval().requires_grad_(False)
+
+    def network(self, model: Model) -> "Model | AveragedNetwork":
+        """A network with the first average as its weights: `model` with others, without copying them, or the twin."""
+        return self._twin or AveragedNetwork(model, next(iter(self.values.values())))
+
+
+def _move(values: list[Tensor], weights: list[Tensor], kept: float) -> None:
+    torch._foreach_lerp_(values, weights, 1 - kept)  # pyright: ignore[reportPrivateImportUsage]
 
 
 class AveragedNetwork:

@@ -37,8 +37,9 @@ from genobj.model import Model
 from genobj.objectives.base import Regression
 from genobj.passes import StepPasses, TrainedNetwork
 from genobj.seeds import mix
-from genobj.training.loop import StepModule, moved
+from genobj.training.feed import moved
 from genobj.training.state import State
+from genobj.training.step import StepModule
 from genobj.types import Draw, Guide, Horizon, Labels, Point, Samples, TimeTensor, over
 
 LOG, PICTURE = "diagnostics.jsonl", "diagnostics.png"

@@ -14,6 +14,9 @@ import torch
 
 from genobj.config.load import leaves, read_toml, write_toml
 
+SETTINGS = "config.json"
+"""File with what rebuilds the network, beside every set of weights."""
+
 
 class Occupied(ValueError):
     """A folder that already holds something else."""
@@ -24,7 +27,7 @@ def create(path: Path, tree: Mapping[str, Any]) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     if (path / "config.toml").exists():
         raise Occupied(f"{path} already holds a run; continue it with --resume auto, or choose another --out")
-    ours = {"samples", "env.json", "model.json"}  # a run that was killed while it made its folder
+    ours = {"samples", "env.json", SETTINGS}  # a run that was killed while it made its folder
     if any(not entry.name.startswith(".") and entry.name not in ours for entry in path.iterdir()):
         raise Occupied(f"{path} is not empty and holds no run; choose another --out")
     (path / "samples").mkdir(exist_ok=True)
@@ -108,3 +111,20 @@ def point(link: Path, target: str) -> None:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target)
         temporary.replace(link)
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the whole checkpoints below a run folder, oldest first."""
+    names = [path.name.removeprefix("step_") for path in (folder / "checkpoints").glob("step_*")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def place(folder: Path, step: int) -> Path:
+    """Where a run folder keeps the checkpoint of a step."""
+    return folder / "checkpoints" / f"step_{step:08d}"
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint below a run folder."""
+    found = steps(folder)
+    return place(folder, found[-1]) if found else None

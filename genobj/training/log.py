@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -9,10 +10,17 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from genobj.config.base import Config
+from genobj.training.disk import naming
 from genobj.training.state import State
 
 Line = Mapping[str, float | int]
-COLUMNS = frozenset({"step", "seen", "loss", "gradient", "skipped", "lr", "samples_per_second"})
+COLUMNS = frozenset({"step", "seen", "loss", "gradient", "loss_min", "loss_max", "gradient_max"}) | {
+    "skipped",
+    "spikes",
+    "spike_step",
+    "lr",
+    "samples_per_second",
+}
 """Keys of a line besides the objectives' names."""
 
 
@@ -26,11 +34,16 @@ class Log(Config):
 
 
 class Logger:
-    """A hook that writes the mean losses since its last line, the learning rate and the throughput."""
+    """A hook that writes what health.Health says about the steps since its last line, the rate and the throughput.
+
+    Raises OSError, with the file's name, where it cannot write.
+    """
 
     def __init__(self, folder: Path, settings: Log, show: Callable[[Line], None] = lambda line: None):
-        self.file = (folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
-        self.board = writer()(str(folder / "tensorboard")) if settings.tensorboard else None
+        self.path, self.events = folder / "metrics.jsonl", folder / "tensorboard"
+        self.file = self.path.open("ab", buffering=0)  # nothing is left behind that closing would write once more
+        with naming(self.events):
+            self.board = writer()(str(self.events)) if settings.tensorboard else None
         self.show = show
         self._last: tuple[float, int] | None = None
 
@@ -41,21 +54,32 @@ class Logger:
         if self._last is not None:
             line["samples_per_second"] = (state.seen - self._last[1]) / max(now - self._last[0], 1e-9)
         self._last = now, state.seen
-        self.file.write(json.dumps({key: _plain(value) for key, value in line.items()}) + "\n")
+        with naming(self.path):
+            self._write(json.dumps({key: _plain(value) for key, value in line.items()}) + "\n")
         if self.board is not None:
-            for key, value in line.items():
-                self.board.add_scalar(key, value, state.step)
+            with naming(self.events):
+                for key, value in line.items():
+                    self.board.add_scalar(key, value, state.step)
         self.show(line)
 
     def close(self) -> None:
         """Close the files."""
         self.file.close()
         if self.board is not None:
-            self.board.close()
+            with naming(self.events):
+                self.board.close()
+
+    def _write(self, line: str) -> None:
+        rest = line.encode()
+        while rest:  # a nearly full disk takes a part, then refuses the rest
+            rest = rest[self.file.write(rest) :]
 
 
-def _plain(value: float | int) -> float | int:
-    return value if isinstance(value, int) else float(f"{value:.6g}")
+def _plain(value: float | int) -> float | int | None:
+    """Six digits; null for what is not finite, which JSON has no word for."""
+    if isinstance(value, int):
+        return value
+    return float(f"{value:.6g}") if isfinite(value) else None
 
 
 def writer() -> Any:

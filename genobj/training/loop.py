@@ -1,21 +1,23 @@
 """The training loop. Read it from top to bottom; everything it calls is one screen long."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
 
-from genobj.composer import Composer, Loss, Networks
+from genobj.composer import Loss
 from genobj.config.base import Config
 from genobj.data.base import Source
-from genobj.model import Model
 from genobj.seeds import mix
-from genobj.training.health import Health
+from genobj.training.feed import Feed
+from genobj.training.health import CARE, Health, HealthSettings
 from genobj.training.optim import Optim, global_norm
+from genobj.training.ranks import ALONE, Ranks
 from genobj.training.state import State
-from genobj.types import Labels, Samples
+from genobj.training.step import Step
+from genobj.training.watchdog import Phase, nowhere
 
 DEVICES = r"auto|cpu|cuda(:\d+)?"
 DRAWS, MASKS = 0x7A1, 0x7A2  # streams of random numbers
@@ -29,17 +31,33 @@ class Train(Config):
     batch: Annotated[int, Field(gt=0)] = 256
     """Samples a step, over all devices and accumulation."""
     micro_batch: Annotated[int, Field(gt=0)] | None = None
-    """Samples at once on one device; gradients are accumulated over batch / micro_batch. Unset: the whole batch."""
+    """Samples at once on one device, which accumulates gradients until its share is done. Unset: its whole share."""
     device: Annotated[str, Field(pattern=f"^({DEVICES})$")] = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """bf16 runs the forward with gradients under autocast; weights, times and derivatives stay float32."""
-    compile: bool = False
-    """Compile the network with torch.compile; pays on GPUs, costs start-up time."""
+    precision: Literal["float32", "bf16", "bf16_pure"] = "float32"
+    """bf16 runs the forward with gradients under autocast, bf16_pure in bf16 from layer to layer with a copy of the
+    weights (less traffic on GPUs); weights, times and derivatives stay float32."""
+    compile: bool | Literal["blocks", "model"] = False
+    """torch.compile for every repeated block of the network (true, blocks) or for the whole (model): pays on GPUs,
+    starts slowly."""
+    recompute: bool = False
+    """Keep no activations inside the repeated blocks, compute them again for gradients: less memory, a pass more."""
+    prefetch: Annotated[int, Field(ge=0)] | None = None
+    """Batches read ahead of time by a thread; unset: 2 on GPUs, 0 on CPUs."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 takes one for small networks (faster there) and torch's own choice for others."""
     patience: Annotated[int, Field(gt=0)] = 20
     """Stop after this many steps in a row whose loss is not finite (each is skipped)."""
+
+    def rounds(self, world: int = 1) -> int:
+        """Micro-batches of a step on each of `world` devices; ValueError where the batch cannot be shared out."""
+        if self.batch % world:
+            raise ValueError(f"train.batch={self.batch} cannot be shared by {world} devices; type a multiple of that")
+        micro = self.micro_batch or self.batch // world
+        if self.batch % (micro * world):
+            what = f"train.micro_batch={micro}" + (f" times {world} devices" if world > 1 else "")
+            raise ValueError(f"train.batch={self.batch} is not a multiple of {what}")
+        return self.batch // (micro * world)
 
 
 class Hook(NamedTuple):
@@ -49,61 +67,81 @@ class Hook(NamedTuple):
     run: Callable[[State, dict[str, float]], object]
     means: bool = False
     """Whether it reads the mean losses, which waits for the device."""
-
-
-class StepModule(nn.Module):
-    """What is wrapped for several devices: the network and its whole loss, all passes inside."""
-
-    def __init__(self, model: Model, others: Networks, composer: Composer):
-        super().__init__()
-        self.model, self.composer = model, composer
-        self.networks: Networks = {"online": model, **others}
-
-    def forward(self, x: Samples, y: Labels | None, generator: torch.Generator, progress: float = 0.0) -> Loss:
-        """The loss of one micro-batch, `progress` being the share of the run that is over."""
-        return self.composer(self.networks, x, y, generator, progress)
+    sound: bool = False
+    """Whether it is left out while steps are being skipped: a checkpoint of them would push out a good one."""
+    phase: Phase = "hook"
+    """What the watchdog calls it."""
 
 
 def train(
-    state: State, step: StepModule, source: Source, settings: Train, optim: Optim, seed: int, hooks: Sequence[Hook] = ()
+    state: State,
+    step: Step,
+    source: Source,
+    settings: Train,
+    optim: Optim,
+    seed: int,
+    hooks: Sequence[Hook] = (),
+    ranks: Ranks = ALONE,
+    care: HealthSettings = CARE,
+    at: Callable[[Phase, int], object] = nowhere,
 ) -> State:
-    """Minimise the composed loss until `settings.steps`; raises health.Diverged if it stays non-finite."""
+    """Minimise the composed loss until `settings.steps`; raises health.Diverged if it stays non-finite.
+
+    at: told the phase and the steps done, see Watchdog.at.
+    """
     device = next(state.model.parameters()).device
     trained = [p for p in state.model.parameters() if p.requires_grad]
     generator = torch.Generator(device)
-    health = Health(list(step.composer.objectives), device, settings.patience)
-    micro = settings.micro_batch or settings.batch
-    parts, total = settings.batch // micro, settings.steps * settings.batch
+    health = Health(list(step.composer.objectives), device, settings.patience, care.spike, ranks.mean)
+    rounds, total = settings.rounds(ranks.world), settings.steps * settings.batch
+    parts = rounds * ranks.world
+    ahead = settings.prefetch if settings.prefetch is not None else 2 * (device.type == "cuda")
+    own = rows(state.seen, total, settings.batch, parts, ranks)
 
-    while state.step < settings.steps:
-        # One optimiser step: accumulate, clip, step, average.
-        losses: list[Loss] = []
-        for part in range(parts):
-            x, y = source.train(state.seen + part * micro, micro, seed)
-            generator.manual_seed(mix(seed, DRAWS, state.step, part))  # noise, times, dropped labels
-            if step.composer.shared_masks:
-                torch.manual_seed(mix(seed, MASKS, state.step, part))  # dropout
-            loss = step(moved(x, device), None if y is None else moved(y, device), generator, state.seen / total)
-            (loss.total / parts).backward()
-            losses.append(loss)
-        bad = health.watch(losses, global_norm(trained, optim.clip))
-        for group in state.optimizer.param_groups:
-            group["lr"] = optim.rate(state.seen, total)
-        state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step leaves the weights alone
-        state.optimizer.step()
-        for p in trained:
-            p.grad = None
-        state.averages.update(state.step)
-        state.step, state.seen = state.step + 1, state.seen + settings.batch
+    with closing(Feed(source, own, seed, device, ahead)) as feed:
+        while state.step < settings.steps:
+            # One optimiser step: accumulate, clip, step, average.
+            losses: list[Loss] = []
+            for number in range(rounds):
+                at("data", state.step)
+                x, y = next(feed)
+                at("step", state.step)
+                part = number * ranks.world + ranks.rank
+                generator.manual_seed(mix(seed, DRAWS, state.step, 0))  # noise, times, dropped labels: of the batch
+                if step.composer.shared_masks:
+                    torch.manual_seed(mix(seed, MASKS, state.step, part))  # dropout
+                with step.sync(number == rounds - 1):
+                    loss = step(x, y, generator, state.seen / total, part, parts)
+                    (loss.total / rounds).backward()
+                losses.append(loss)
+            bad = ranks.worst(health.watch(losses, global_norm(trained, optim.clip)))
+            for group in state.optimizer.param_groups:
+                group["lr"] = optim.rate(state.seen, total)
+            state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # it leaves everything alone then
+            state.optimizer.step()
+            for p in trained:
+                p.grad = None
+            state.averages.update(state.step)
+            state.step, state.seen = state.step + 1, state.seen + settings.batch
 
-        # Then the world may look: log, draw, save.
-        due = [hook for hook in hooks if state.step % hook.every == 0 or state.step == settings.steps]
-        means = health.read(state.step) if any(hook.means for hook in due) else {}
-        for hook in due:
-            hook.run(state, means)
+            # Then the world may look: log, draw, save.
+            due = [hook for hook in hooks if state.step % hook.every == 0 or state.step == settings.steps]
+            if due:
+                at("log", state.step)
+            if any(hook.sound for hook in due) and not health.sound(state.step):
+                due = [hook for hook in due if not hook.sound]
+            means = health.read(state.step) if any(hook.means for hook in due) else {}
+            for hook in due:
+                at(hook.phase, state.step)
+                hook.run(state, means)
     return state
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on `device`, without waiting for a GPU to take it."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+def rows(first: int, total: int, batch: int, parts: int, ranks: Ranks) -> Iterator[range]:
+    """Numbers of the samples that this process takes, micro-batch by micro-batch: every so many of each batch.
+
+    Interleaved, so that what lies at the front of a batch (rows with r = t) is shared out evenly.
+    """
+    for start in range(first, total, batch):
+        for part in range(ranks.rank, parts, ranks.world):
+            yield range(start + part, start + batch, parts)

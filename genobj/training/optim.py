@@ -2,24 +2,35 @@
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
-from torch import nn
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
 from genobj.config.base import Config
+from genobj.model import Model
+from genobj.training.optim_8bit import SMALL, AdamW8bit
+from genobj.training.optim_adam import AdamW, Guarded, RAdam
+from genobj.training.optim_muon import Muon, hidden_matrices
+from genobj.training.shards import gathered, local
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Optim(Config):
-    """AdamW with warm-up and decay; rates follow the samples seen, not the steps."""
+    """Optimiser with warm-up and decay; rates follow the samples seen, not the steps."""
 
+    kind: Literal["adamw", "radam", "muon", "adamw8bit"] = "adamw"
+    """adamw, radam (rectified, decoupled decay), muon (orthogonal momentum for the hidden matrices of linear layers,
+    AdamW for embeddings, convolutions, biases, norms and what takes in or puts out samples) or adamw8bit (AdamW with
+    moments of 8 bits; needs bitsandbytes)."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate."""
+    """Peak learning rate; muon's updates are scaled so that AdamW's rate suits them."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """Decay of AdamW's first and second moment."""
+    """Decay of the first and second moment."""
+    momentum: Beta = 0.95
+    """Decay of muon's momentum."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """Added to the root of the second moment."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -28,36 +39,75 @@ class Optim(Config):
     """Largest norm of the whole gradient; 0 does not clip."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Samples seen until the peak rate is reached, linearly."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the rate falls from its peak to `final` at the end of the run."""
+    schedule: Literal["constant", "linear", "cosine", "power", "inverse_sqrt"] = "constant"
+    """How the rate falls after the warm-up: to `final` at the end of the run (linear, cosine, power), or as
+    1 / sqrt(samples seen / `reference`) from `reference` on (inverse_sqrt: EDM2, arXiv 2312.02696)."""
     final: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Rate at the end, as a share of the peak (linear and cosine)."""
+    """Rate at the end, as a share of the peak (linear, cosine and power)."""
+    power: Annotated[float, Field(gt=0)] = 2.0
+    """Exponent of the share of the run that is left (power; 1 is linear)."""
+    reference: Annotated[int, Field(gt=0)] | None = None
+    """Samples seen until the rate starts to fall (inverse_sqrt)."""
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """AdamW on the trainable parameters, fused."""
-        trained = [p for p in parameters if p.requires_grad]
-        return torch.optim.AdamW(
-            trained, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True
-        )
+    @model_validator(mode="after")
+    def _reference_belongs_to_inverse_sqrt(self) -> "Optim":
+        if (self.schedule == "inverse_sqrt") != (self.reference is not None):
+            wanted = (
+                "schedule='inverse_sqrt' needs the samples at which the rate starts to fall; type optim.reference=N"
+            )
+            raise ValueError(wanted if self.reference is None else "reference is for optim.schedule=inverse_sqrt only")
+        return self
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """Settings of other optimisers and schedules."""
+        unused = {
+            "momentum": self.kind != "muon",
+            "final": self.schedule in ("constant", "inverse_sqrt"),
+            "power": self.schedule != "power",
+        }
+        return frozenset(name for name, is_unused in unused.items() if is_unused)
+
+    def build(self, network: Model) -> Guarded:
+        """The optimiser of a network's trainable parameters. ValueError if the kind does not fit the network."""
+        trained = [p for p in network.parameters() if p.requires_grad]
+        settings = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
+        if self.kind == "muon":
+            special = {id(p) for p in hidden_matrices(network)}
+            return Muon(_groups(trained, special, "matrices"), momentum=self.momentum, **settings)
+        if self.kind == "adamw8bit":
+            return AdamW8bit(_groups(trained, {id(p) for p in trained if p.numel() >= SMALL}, "packed"), **settings)
+        return (AdamW if self.kind == "adamw" else RAdam)([{"params": trained}], **settings)
 
     def rate(self, seen: int, total: int) -> float:
         """Learning rate of a step that starts after `seen` of `total` samples."""
-        if seen < self.warmup:
-            return self.lr * (seen + 1) / (self.warmup + 1)
+        return self.lr * min((seen + 1) / (self.warmup + 1), 1.0) * self._share(seen, total)
+
+    def _share(self, seen: int, total: int) -> float:
+        """What the schedule leaves of the peak rate."""
         if self.schedule == "constant":
-            return self.lr
-        done = min((seen - self.warmup) / max(total - self.warmup, 1), 1.0)
-        share = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
-        return self.lr * (self.final + (1 - self.final) * share)
+            return 1.0
+        if self.reference is not None:
+            return 1 / math.sqrt(max(seen / self.reference, 1.0))
+        done = min(max(seen - self.warmup, 0) / max(total - self.warmup, 1), 1.0)
+        left = (1 + math.cos(math.pi * done)) / 2 if self.schedule == "cosine" else 1 - done
+        return self.final + (1 - self.final) * (left**self.power if self.schedule == "power" else left)
+
+
+def _groups(trained: list[nn.Parameter], special: set[int], mark: str) -> list[dict[str, Any]]:
+    """Two groups of parameters, the first with a mark that says how it is updated; no empty ones."""
+    first, second = [p for p in trained if id(p) in special], [p for p in trained if id(p) not in special]
+    groups: list[dict[str, Any]] = [{"params": first, mark: True}, {"params": second}]
+    return [group for group in groups if group["params"]]
 
 
 @torch.no_grad()
-def global_norm(parameters: Iterable[nn.Parameter], limit: float) -> torch.Tensor:
+def global_norm(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     """Norm of the whole gradient, before it is clipped to `limit` (0: not clipped); no host synchronisation."""
-    trained = list(parameters)
-    gradients = [p.grad for p in trained if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
-    norm = torch.linalg.vector_norm(torch.stack(norms))
+    norm = gathered(torch.linalg.vector_norm(torch.stack(norms)))
     if limit > 0:
-        nn.utils.clip_grads_with_norm_(trained, limit, norm)
+        shards, factor = [local(g) for g in gradients], (limit / (norm + 1e-6)).clamp_(max=1.0)
+        torch._foreach_mul_(shards, factor)  # pyright: ignore[reportPrivateImportUsage]
     return norm

@@ -27,5 +27,4 @@ class State:
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """What each weights file holds, by its name: the live weights, and every average with the model's buffers."""
         live = self.model.state_dict()
-        averaged = {f"ema_{decay:g}": live | values for decay, values in self.averages.values.items()}
-        return {"model": live, **averaged}
+        return {"model": live} | {file: live | values for file, values in self.averages.named().items()}

@@ -1,0 +1,1 @@
+"""Exact derivatives of a network beside a forward that is run anyway."""

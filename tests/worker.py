@@ -1,0 +1,77 @@
+"""One process of the distributed tests: trains every case of a file and writes what came out. Run by torchrun."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from genobj.experiment import Experiment
+from genobj.training import distributed, optim
+from genobj.training.averages import Averages
+from genobj.training.loop import Hook, train
+from genobj.training.state import State
+from genobj.training.step import StepModule
+from genobj.training.weights import whole, write
+
+STEPS = 20
+
+
+def full(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def trained(tree: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
+    """Weights, averages and first gradients of a short run, whole, and the logged losses of every step."""
+    e = Experiment.model_validate(tree)
+    ranks, device = distributed.join(e.distributed, "cpu")
+    model = distributed.build(e.model_settings(), e.seed, e.train, e.distributed, ranks, device).train()
+    averages, first = Averages(model, e.ema), dict[str, Tensor]()
+    if e.distributed.shards and "ema" in e.composer().networks:
+        averages.adopt(distributed.build(e.model_settings(), e.seed, e.train, e.distributed, ranks, device))
+    state = State(model, averages, e.optim.build(model))
+    composer = e.composer(shared_masks=model.has_dropout)
+    others: dict[Any, Any] = {"ema": averages.network(model)} if "ema" in composer.networks else {}
+    module = StepModule(model, others, composer)
+    step = distributed.prepare(module, e.train, e.distributed, ranks)
+    losses: dict[str, list[float]] = {}
+
+    norm = optim.global_norm
+
+    def keep(parameters: Any, limit: float) -> Tensor:
+        parameters = list(parameters)
+        if not first:
+            first.update(
+                {f"gradient/{n}": full(p.grad).clone() for n, p in model.named_parameters() if p.grad is not None}
+            )
+        return norm(parameters, limit)
+
+    import genobj.training.loop as loop
+
+    loop.global_norm = keep  # type: ignore[attr-defined]
+    try:
+        record = Hook(1, lambda _, means: [losses.setdefault(k, []).append(v) for k, v in means.items()], means=True)
+        train(state, step, e.data.open(), e.train, e.optim, e.seed, [record], ranks)
+    finally:
+        loop.global_norm = norm  # type: ignore[attr-defined]
+    tensors = {f"{file}/{k}": v.clone() for file, values in state.weights().items() for k, v in whole(values).items()}
+    return tensors | first, losses
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    out = Path(sys.argv[1])
+    for name, tree in json.loads((out / "cases.json").read_text()).items():
+        tensors, losses = trained(tree)
+        if torch.distributed.get_rank() == 0:
+            write(out / f"{name}.safetensors", tensors)
+            (out / f"{name}.json").write_text(json.dumps(losses))
+    distributed.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -20,16 +20,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from genobj import cost
+from genobj.assembly import Assembly
 from genobj.composer import Loss
 from genobj.experiment import Experiment
-from genobj.passes import Count, StepPasses, TrainedNetwork
-from genobj.training.averages import Averages
-from genobj.training.distributed import build, join, prepare, set_threads
+from genobj.passes import Count, StepPasses
+from genobj.training.distributed import join
 from genobj.training.feed import Feed
 from genobj.training.loop import train
-from genobj.training.state import State
 from genobj.training.step import Step, StepModule
-from genobj.types import Weights
 
 PARTS: tuple[str, ...] = ("data", "passes without gradient", "forward and backward", "optimizer", "averages", "rest")
 """Where the time of a step goes; draws, targets, losses, their norm and the watch over them are the rest."""
@@ -175,24 +173,15 @@ class Timed:
 
     def __init__(self, name: str, experiment: Experiment, rate: float, steps: int = 0):
         self.name, self.experiment, self.rate = name, experiment, rate
-        e = experiment
-        self.ranks, self.device = join(e.distributed, e.train.device)
-        self.source = _opened(e)
-        others: dict[Weights, TrainedNetwork] = dict(e.teacher(self.device))
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        settings = e.model_settings()
-        self.model = model = build(settings, e.seed, e.train, e.distributed, self.ranks, self.device).train()
-        set_threads(e.train.threads, model)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self.assembly = whole = _assembled(experiment)
+        self.device, self.model, self.state = whole.device, whole.model, whole.state
         self.threads, self.clock = torch.get_num_threads(), _clock(self.device)
-        self.state = State(model, Averages(model, e.ema), e.optim.build(model))
-        composer = e.composer(shared_masks=model.has_dropout)
-        if "ema" in composer.networks:
-            others["ema"] = self.state.averages.network(model)
-        step = StepModule(model, others, composer)
+        step = whole.step_module()
         self.step: Step = step
         self.passes, self.flops = self._count(step)
-        self.step = prepare(step, e.train, e.distributed, self.ranks)
+        self.step = whole.ready(step)
         self.wall: list[float] = []
         self.busy: list[float] = []
         self.parts: list[dict[str, float]] = []
@@ -259,7 +248,8 @@ class Timed:
         """Train for some steps."""
         e = self.experiment
         settings = e.train.model_copy(update={"steps": self.state.step + steps})
-        train(self.state, self.step, self.source, settings, e.optim, e.seed, ranks=self.ranks, care=e.health)
+        whole = self.assembly
+        train(whole.state, self.step, whole.source, settings, e.optim, e.seed, ranks=whole.ranks, care=e.health)
 
     def _seconds(self, steps: int) -> tuple[float, float]:
         """Seconds a step, by the clock on the wall and by this run's."""
@@ -379,13 +369,14 @@ def peak_memory(device: torch.device) -> int | None:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _opened(experiment: Experiment) -> Any:
+def _assembled(experiment: Experiment) -> Assembly:
     try:
-        return experiment.data.open()
+        experiment.data.open()
     except (OSError, ValueError) as error:
         sizes, labels = list(experiment.data.shape), experiment.data.classes
         stand_in = f"data=normal 'data.sizes={sizes}' data.labels={labels} evaluation.metrics={{}}"
         raise ValueError(f"{error}; to time the recipe without its data, type {stand_in}") from error
+    return Assembly(experiment)
 
 
 def _clock(device: torch.device) -> Callable[[], float]:

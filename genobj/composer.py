@@ -138,10 +138,11 @@ class Composer:
         batch, own = len(x) * parts, slice(part, None, parts)
 
         def normal() -> Tensor:
-            return torch.randn((batch, *x.shape[1:]), generator=generator, device=x.device)[own]
+            whole = torch.randn((batch, *x.shape[1:]), generator=generator, device=x.device)
+            return whole if parts == 1 else whole[own]
 
         z, (t, r) = normal(), self._times(batch, generator)
-        bridge = self.path.bridge * normal() if self.path.bridge else 0.0
+        bridge = normal() if self.path.bridge else None
         dropped = None if y is None or not self.classes else self._dropped(t, generator)
         g, g_v = self.guidance.inputs(t, r, generator) if self.guidance.feeds else (None, None)
         chance = None
@@ -151,7 +152,8 @@ class Composer:
             t, r = t[own], r[own]
             dropped, g, g_v, chance = (None if row is None else row[own] for row in (dropped, g, g_v, chance))
         y = None if y is None or dropped is None else y.masked_fill(dropped, self.classes)
-        x_t, v_t = self.path.point(x, z, t) + bridge, self.path.velocity(x, z, t)
+        x_t, v_t = self.path.point(x, z, t), self.path.velocity(x, z, t)
+        x_t = x_t if bridge is None else x_t + self.path.bridge * bridge
         equal, gap = (self.pairs.prefix(batch), self.pairs.gap) if self._sees_pairs else (0, 0.0)
         equal = len(range(part, equal, parts))
         return Draw(x, z, t, r, x_t, v_t, v_t, y, dropped, None, equal, gap, progress, chance, g, g_v)

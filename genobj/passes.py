@@ -143,15 +143,18 @@ class StepPasses:
 
     def _recorded(self, point: Point, heads: Collection[str]) -> Outputs:
         """The main forward, written down for the tangents of some of its heads."""
-        x_t, t = point.x_t.detach(), point.t.detach()  # new objects: r may be t itself and must not move with it
-        net = self.networks["online"]
-        fed = [value for value in point if value is not None]
-        tape = Tape((x_t, t), fed, net.buffers if isinstance(net, nn.Module) else tuple)
-        with tape:
-            out = self._outputs(point._replace(x_t=x_t, t=t), low=self.low)
+        tape, out = self._tape(point, "online", low=self.low)
         tape.keep({head: out[head] for head in heads})
         self._tapes.append((point, tape))
         return out
+
+    def _tape(self, point: Point, weights: Weights, *, low: bool) -> tuple[Tape, Outputs]:
+        """A forward and its record."""
+        x_t, t = point.x_t.detach(), point.t.detach()  # new objects: r may be t itself and must not move with it
+        net, fed = self.networks[weights], [value for value in point if value is not None]
+        tape = Tape((x_t, t), fed, net.buffers if isinstance(net, nn.Module) else tuple)
+        with tape:
+            return tape, self._outputs(point._replace(x_t=x_t, t=t), weights, low=low)
 
     def recorded(self, point: Point, head: str) -> Tape | None:
         """The record of a main forward at this point, if there is one from which tangents can be had."""
@@ -230,8 +233,14 @@ class StepPasses:
         # Flash attention has no forward-mode rule; difference quotients and tangents are float32 under autocast.
         net = self.networks[weights]
         with torch.no_grad(), _precision(point.x_t, True), sdpa_kernel(SDPBackend.MATH), _gathered(net):
-            tangents: Outputs = torch.func.jvp(f, (point.x_t, point.t), (direction, torch.ones_like(point.t)))[1]
-        self._rows["tangent"] += len(point.x_t)
+            self._rows["tangent"] += len(point.x_t)
+            along = direction, torch.ones_like(point.t)
+            if self.masks:  # forward mode would draw other masks
+                tape, out = self._tape(point, weights, low=False)
+                tape.keep(out)
+                if not tape.problem:
+                    return tape.along(*along)
+            tangents: Outputs = torch.func.jvp(f, (point.x_t, point.t), along)[1]
         return tangents
 
     def _outputs(self, point: Point, weights: Weights = "online", *, low: bool) -> Outputs:

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from genobj import hub
+from genobj.assembly import Assembly
 from genobj.evaluation import Generator, Record, Scorer
 from genobj.experiment import FREE, Experiment
-from genobj.model import Model
 from genobj.pictures import columns, compare, curves
 from genobj.training import checkpoint, diagnose, folder, posthoc, rollback
-from genobj.training.averages import Averages
 from genobj.training.disk import explained
-from genobj.training.distributed import build, join, leave, prepare, set_threads
+from genobj.training.distributed import leave
 from genobj.training.health import Diverged
 from genobj.training.log import Line, Logger, writer
 from genobj.training.loop import Hook, train
@@ -81,7 +80,7 @@ def nothing(state: State, means: dict[str, float]) -> None:
     """A hook that does nothing: what the first process alone does is waited for by none of the others."""
 
 
-class Run:
+class Run(Assembly):
     """One experiment in one folder.
 
     path: the folder; None makes a new one, runs/<name>-<hash>. resume: continue the newest checkpoint of the folder (or
@@ -90,29 +89,15 @@ class Run:
     """
 
     def __init__(self, experiment: Experiment, path: Path | None = None, *, resume: bool = False):
-        self.experiment = e = experiment
-        self.ranks, self.device = join(e.distributed, e.train.device)
-        e.train.rounds(self.ranks.world)
-        self.teacher = e.teacher(self.device)
-        self.settings = e.model_settings()
-        self.source = e.data.open()
-        self.model = self._build().train()
-        set_threads(e.train.threads, self.model)
-        if e.log.tensorboard:
+        super().__init__(experiment)
+        if experiment.log.tensorboard:
             writer()
-        self.state = State(self.model, Averages(self.model, e.ema), e.optim.build(self.model))
-        if e.distributed.shards:
-            self.state.averages.adopt(self._build())
-        self.network = hub.description(self.settings, e.ema.decays)
+        self.network = hub.description(self.settings, experiment.ema.decays)
         self.folder = self.ranks.once(lambda: self._folder(path, resume))
         if resume and self.ranks.once(lambda: bool(folder.steps(self.folder))):
             checkpoint.load(self.folder, self.state, self.network, self.ranks)
         self.ranks.once(self._tidy)
         self._alone = False
-
-    def _build(self) -> Model:
-        e = self.experiment
-        return build(self.settings, e.seed, e.train, e.distributed, self.ranks, self.device)
 
     def _folder(self, path: Path | None, resume: bool) -> Path:
         """The run's folder, a new one unless it is to be resumed."""
@@ -156,7 +141,7 @@ class Run:
         try:
             with stop_requests() as asked, Watchdog(self.folder, e.health, self.ranks) as watchdog:
                 hooks.append(Hook(1, lambda state, _: self._stop(state, save) if wish(bool(asked)) else None))
-                ready = prepare(step, e.train, e.distributed, self.ranks)
+                ready = self.ready(step)
                 while not self._trained(ready, hooks, save, watchdog):
                     pass
                 save.finish()
@@ -182,14 +167,6 @@ class Run:
             )
             return False
         return True
-
-    def step_module(self) -> StepModule:
-        """The network with its whole loss."""
-        composer = self.experiment.composer(shared_masks=self.model.has_dropout)
-        others = dict(self.teacher)
-        if "ema" in composer.networks:
-            others["ema"] = self.state.averages.network(self.model)
-        return StepModule(self.model, others, composer)
 
     def _snapshots(self) -> list[Hook]:
         ema = self.experiment.ema

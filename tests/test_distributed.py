@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from genobj.cli.main import run
 from genobj.cli.resolve import resolve
+from genobj.experiment import Experiment
+from genobj.training.loop import rows
+from genobj.training.ranks import Ranks
+from genobj.types import Draw
 from tests.worker import STEPS, trained
 
 WORKER = Path(__file__).parent / "worker.py"
@@ -155,3 +162,95 @@ def test_resumed_on_other_processes(words: list[str], first: list[str], then: li
     told = [json.loads((run / "results.json").read_text()) for run in (parts, whole)]
     for a, b in zip(*told, strict=True):
         assert a["value"] == pytest.approx(b["value"], rel=0.02, abs=1e-3)
+
+
+def test_a_signal_to_torchrun_saves_on_all_processes(tmp_path: Path) -> None:
+    words = [
+        "train",
+        "--out",
+        "run",
+        "train.steps=100000",
+        "checkpoint.every=100000",
+        "log.every=1",
+        "backbone.width=16",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "genobj"]
+    with (tmp_path / "said.txt").open("w") as said:
+        process = subprocess.Popen([*command, *words], cwd=tmp_path, env=environment, stdout=said, stderr=said)
+    log = tmp_path / "run/metrics.jsonl"
+    for _ in range(1200):
+        if log.exists() and log.stat().st_size:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.wait(90)
+    told = (tmp_path / "said.txt").read_text()
+    assert "go on with: genobj train --resume run" in told
+    (saved,) = (tmp_path / "run/checkpoints").glob("step_*")
+    assert len(list((saved / "state").iterdir())) == 2
+    assert int(saved.name.removeprefix("step_")) == json.loads(log.read_text().splitlines()[-1])["step"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train.batch=33"], "train.batch=33 cannot be shared by 2 devices; type a multiple of that"),
+        (["train.batch=32", "train.micro_batch=32"], "not a multiple of train.micro_batch=32 times 2 devices"),
+        (["distributed.strategy=none"], "there are 2 processes; type ddp or fsdp2"),
+        (["distributed.strategy=hsdp", "distributed.replicas=3"], "distributed.replicas=3 does not divide 2 processes"),
+        (["train.device=cuda:1"], "train.device=cuda:1"),
+        (["--resume", "nowhere"], "there is no run in this folder"),
+    ],
+)
+def test_a_mistake_is_told_once(words: list[str], says: str, tmp_path: Path) -> None:
+    done = launched(tmp_path, "genobj", "train", "--out", "run", *words)
+    assert done.returncode != 0
+    assert done.stderr.count(says) == 1
+    assert "Error" not in done.stderr.partition("ChildFailedError")[0].replace("torch.distributed", "")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "hsdp"])
+def test_processes_are_needed(strategy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", f"distributed.strategy={strategy}"]) == 2
+    assert "torchrun --standalone --nproc-per-node 2 -m genobj train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["diagnose.every=5"], "type distributed.strategy=ddp, or diagnose.every=0"),
+        (["train.precision=bf16_pure"], "bf16_pure gathers shards in bf16; type train.precision=bf16"),
+    ],
+)
+def test_what_shards_exclude(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "-r", "dumo-digits", "distributed.strategy=fsdp2", *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_rows_of_a_batch_are_shared_out_evenly() -> None:
+    shares = [list(rows(64, 128, 32, 4, Ranks(rank, 2))) for rank in (0, 1)]
+    taken = [sorted(i for share in shares for part in share[2 * n : 2 * n + 2] for i in part) for n in (0, 1)]
+    assert taken == [list(range(64, 96)), list(range(96, 128))]
+    assert [len(part) for share in shares for part in share] == [8] * 8
+
+
+@pytest.mark.parametrize("pairs", ["sorted", "dyadic"])
+def test_parts_of_a_draw_are_the_whole_draw(pairs: str) -> None:
+    law = {"kind": pairs, "equal_share": 0.7}
+    e = Experiment.model_validate({"data": "digits", "objectives": {"mf": {}}, "pairs": law, "guidance": "self"})
+    composer, batch = e.composer(), 96
+    x, y = e.data.open().train(range(batch), 0)
+
+    def draw(part: int, parts: int) -> Draw:
+        own = None if y is None else y[part::parts]
+        return composer.draw(x[part::parts], own, torch.Generator().manual_seed(0), 0.0, part, parts)
+
+    whole = draw(0, 1)
+    for part in range(3):
+        found = draw(part, 3)
+        for name in ("z", "t", "r", "x_t", "v_t", "y", "dropped"):
+            assert torch.equal(getattr(found, name), getattr(whole, name)[part::3]), name
+        assert found.equal == len(range(part, whole.equal, 3)) > 0
+        assert bool((found.t[: found.equal] == found.r[: found.equal]).all())

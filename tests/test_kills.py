@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from genobj.training import folder as folders
+from genobj.training.folder import steps
 from tests.test_distributed import ends
 from tests.test_resume import MOONS, results, steps_logged, typed
 
@@ -96,7 +96,7 @@ def survivors(parent: Path, processes: int, kills: int, draw: random.Random) -> 
         folder = parent / f"run{len(folders)}"
         folders.append(folder)
         for _ in range(draw.randint(3, 12)):
-            saved = bool(folders.steps(folder))
+            saved = bool(steps(folder))
             if not killed(started(folder, processes), folder, draw):
                 break
             done += 1
@@ -141,7 +141,7 @@ def test_a_process_that_is_killed_once_goes_on(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     finished(started(whole, 1), whole)
     children = started(parts, 1)
-    while not folders.steps(parts):
+    while not steps(parts):
         assert children[0].is_alive()
         time.sleep(0.005)
     children[0].kill()

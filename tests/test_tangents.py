@@ -82,13 +82,14 @@ class TestNetworks:
             assert _error(found, fresh.tangent(draw.point, draw.v_t, head)) <= bound
         assert passes.count == Count(1, 0, 1)  # both heads at once, and no second forward
 
-    def test_dropout_masks_are_those_of_the_forward(self) -> None:
-        """Forward mode draws others from the same state on CPUs; differences draw the same."""
+    @pytest.mark.parametrize("method", ["tangent", "jvp"])
+    def test_dropout_masks_are_those_of_the_forward(self, method: Any) -> None:
+        """Forward mode would draw others from the same state on CPUs; differences draw the same."""
         model, draw = _model("unet, dropout", torch.float64), _draw("unet, dropout", torch.float64)
         passes = StepPasses({"online": model}, 6, Masks(torch.device("cpu")))
         passes.main(draw.point, beside=["u"])
         exact = Derivative(step=1e-4)(draw, passes, "u")
-        found = Derivative(method="tangent")(draw, passes, "u")
+        found = Derivative(method=method)(draw, passes, "u")
         assert _error(found, exact) < 1e-5
         assert passes.count == Count(1, 2, 1)
 

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from genobj.assembly import Assembly
 from genobj.experiment import Experiment
 from genobj.training import distributed, optim
-from genobj.training.averages import Averages
 from genobj.training.loop import Hook, train
-from genobj.training.state import State
-from genobj.training.step import StepModule
-from genobj.training.weights import whole, write
+from genobj.training.weights import whole as gathered
+from genobj.training.weights import write
 
 STEPS = 20
 
@@ -26,20 +25,10 @@ def full(value: Tensor) -> Tensor:
 
 def trained(tree: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
     """Weights, averages and first gradients of a short run, whole, and the logged losses of every step."""
-    e = Experiment.model_validate(tree)
-    ranks, device = distributed.join(e.distributed, "cpu")
-    model = distributed.build(e.model_settings(), e.seed, e.train, e.distributed, ranks, device).train()
-    averages, first = Averages(model, e.ema), dict[str, Tensor]()
-    if e.distributed.shards and "ema" in e.composer().networks:
-        averages.adopt(distributed.build(e.model_settings(), e.seed, e.train, e.distributed, ranks, device))
-    state = State(model, averages, e.optim.build(model))
-    composer = e.composer(shared_masks=model.has_dropout)
-    others: dict[Any, Any] = {"ema": averages.network(model)} if "ema" in composer.networks else {}
-    module = StepModule(model, others, composer)
-    step = distributed.prepare(module, e.train, e.distributed, ranks)
-    losses: dict[str, list[float]] = {}
-
-    norm = optim.global_norm
+    whole = Assembly(Experiment.model_validate(tree | {"train": tree["train"] | {"device": "cpu"}}))
+    e, model, state = whole.experiment, whole.model, whole.state
+    step, first = whole.ready(whole.step_module()), dict[str, Tensor]()
+    losses, norm = dict[str, list[float]](), optim.global_norm
 
     def keep(parameters: Any, limit: float) -> Tensor:
         parameters = list(parameters)
@@ -54,10 +43,12 @@ def trained(tree: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, list[flo
     loop.global_norm = keep  # type: ignore[attr-defined]
     try:
         record = Hook(1, lambda _, means: [losses.setdefault(k, []).append(v) for k, v in means.items()], means=True)
-        train(state, step, e.data.open(), e.train, e.optim, e.seed, [record], ranks)
+        train(state, step, whole.source, e.train, e.optim, e.seed, [record], whole.ranks)
     finally:
         loop.global_norm = norm  # type: ignore[attr-defined]
-    tensors = {f"{file}/{k}": v.clone() for file, values in state.weights().items() for k, v in whole(values).items()}
+    tensors = {
+        f"{file}/{k}": v.clone() for file, values in state.weights().items() for k, v in gathered(values).items()
+    }
     return tensors | first, losses
 
 

@@ -3,6 +3,7 @@
 from typing import Literal, final
 
 import torch
+import torch.nn.functional as F
 
 from genobj.distances.base import Distance
 from genobj.types import Losses, Samples
@@ -13,7 +14,7 @@ Reduce = Literal["sum", "mean"]
 def squared_error(prediction: Samples, target: Samples, reduce: Reduce = "mean") -> Losses:
     """Sum or mean over the elements of each sample of (prediction - target)^2, shape (batch,), float32 or better."""
     wide = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
-    error = (prediction.to(wide) - target.detach().to(wide)).square().flatten(1)
+    error = F.mse_loss(prediction.to(wide), target.detach().to(wide), reduction="none").flatten(1)
     return error.sum(1) if reduce == "sum" else error.mean(1)
 
 

@@ -1,5 +1,7 @@
 """What only a GPU can show; skipped without one."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ def _experiment(**train: Any) -> Experiment:
     return Experiment.model_validate(tree)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "bf16_pure"])
 def test_a_run_on_the_gpu(tmp_path: Path, precision: str) -> None:
     outcome = Run(_experiment(precision=precision), tmp_path / "run").go()
     assert {record.nfe for record in outcome.records} == {1, 2}
@@ -49,9 +51,21 @@ def test_the_gpu_agrees_with_the_cpu(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_tangents_fall_back_from_flash_attention(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_one_process_under_nccl(tmp_path: Path, strategy: str) -> None:
+    words = "train -r dumo-digits --backbone dit-tiny train.steps=6 train.batch=32 train.device=cuda --out run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", "genobj"]
+    done = subprocess.run(
+        [*command, *words.split(), f"distributed.strategy={strategy}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run/results.json").exists()
+
+
+@pytest.mark.parametrize("method", ["jvp", "tangent"])
+def test_tangents_fall_back_from_flash_attention(tmp_path: Path, method: str) -> None:
     tree = _experiment().tree()
-    tree["objectives"]["cm"]["derivative"]["method"] = "jvp"
+    tree["objectives"]["cm"]["derivative"]["method"] = method
     Run(Experiment.model_validate(tree), tmp_path / "run").go()
 
 

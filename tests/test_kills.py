@@ -72,7 +72,7 @@ def killed(children: list[ForkServerProcess], folder: Path, draw: random.Random)
     before, early = files(folder), draw.random() < 1 / 8
     while not early and any(child.is_alive() for child in children) and files(folder) == before:
         time.sleep(0.002)
-    time.sleep(draw.uniform(0, 1) if early else draw.choice([0, 0.002, 0.01, 0.05, 0.3, 1.0]) * draw.random())
+    time.sleep(draw.uniform(0, 1) if early else draw.choice([0, 0.002, 0.01, 0.1, 1, 2]) * draw.random())
     if draw.random() < 0.5:
         children.reverse()
     for child in children:
@@ -117,7 +117,7 @@ def test_one_process_killed_at_seventy_moments(tmp_path: Path) -> None:
     for folder in folders:
         assert results(folder) == results(whole)
         assert steps_logged(folder) == steps_logged(whole)
-    assert late > ALONE / 3  # many kills hit a run that has something to lose
+    assert late > ALONE / 4  # many kills hit a run that has something to lose
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_two_processes_killed_at_thirty_moments(tmp_path: Path) -> None:
         assert steps_logged(folder) == steps_logged(whole)
         assert json.loads((folder / "results.json").read_text())
         assert load_file(folder / "model.safetensors")
-    assert late > TOGETHER / 3
+    assert late > TOGETHER / 4
 
 
 def test_a_process_that_is_killed_once_goes_on(tmp_path: Path) -> None:

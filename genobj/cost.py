@@ -11,6 +11,7 @@ from genobj.composer import Composer, Loss
 from genobj.experiment import Experiment
 from genobj.model import Model
 from genobj.passes import Count, TrainedNetwork
+from genobj.training.distributed import recompute
 from genobj.types import Draw, Weights
 
 
@@ -44,6 +45,8 @@ def measure(experiment: Experiment) -> Cost:
     """Build the network without memory, take one step of it and count."""
     with torch.device("meta"):
         model = experiment.model_settings().build()
+    if experiment.train.recompute:
+        recompute(model)
     micro = experiment.train.micro_batch or experiment.train.batch
     activations = _Kept(model)
     with FlopCounterMode(display=False) as counter, activations:

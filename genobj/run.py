@@ -181,7 +181,10 @@ class Run(Assembly):
         if not e.diagnose.every or logger is None:
             return []
         total = e.train.steps * e.train.batch
-        look = diagnose.Diagnosis(self.folder, e.diagnose, step, self.source, e.seed, total, logger.board)
+        compiled = bool(e.train.compile)
+        look = diagnose.Diagnosis(
+            self.folder, e.diagnose, step, self.source, e.seed, total, logger.board, compiled=compiled
+        )
         return [Hook(e.diagnose.every, look)]
 
     def _stop(self, state: State, save: checkpoint.Saver) -> None:

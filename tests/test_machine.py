@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from genobj import cost
 from genobj.assembly import Assembly
 from genobj.backbones.mlp import MLP
 from genobj.cli.main import run
@@ -67,6 +68,13 @@ def test_recomputation_keeps_fewer_activations() -> None:
             assembly.step_module()(x, y, torch.Generator().manual_seed(0))
         kept.append(sum(sizes))
     assert kept[1] < kept[0] / 2
+
+
+def test_recomputation_is_costed() -> None:
+    plain, again = (cost.measure(assembled("dit", recompute=flag).experiment) for flag in (False, True))
+    assert again.memory["activations"] < plain.memory["activations"] / 2
+    assert plain.flops < again.flops < 1.4 * plain.flops
+    assert again.passes == plain.passes
 
 
 def test_recomputation_needs_blocks(capsys: pytest.CaptureFixture[str]) -> None:

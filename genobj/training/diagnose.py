@@ -19,7 +19,7 @@ not defined, such as the cosine with a gradient that is zero, is left out.
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,19 +28,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from genobj.composer import Composer, Networks, Scored
+from genobj.composer import Composer, Scored
 from genobj.config.base import Config
 from genobj.data.base import Source
 from genobj.derivatives import Derivative
 from genobj.guidance.fed import FedGuidance
-from genobj.model import Model
 from genobj.objectives.base import Regression
 from genobj.passes import StepPasses, TrainedNetwork
 from genobj.seeds import mix
 from genobj.training.feed import moved
 from genobj.training.state import State
 from genobj.training.step import StepModule
-from genobj.types import Draw, Guide, Horizon, Labels, Point, Samples, TimeTensor, over
+from genobj.types import Draw, Horizon, Point, Samples, TimeTensor, over
 
 LOG, PICTURE = "diagnostics.jsonl", "diagnostics.png"
 LOOKS = 0xD1A6  # stream of random numbers
@@ -64,7 +63,10 @@ class Diagnose(Config):
 
 
 class Diagnosis:
-    """A hook that looks at the run and writes one line. `board` is TensorBoard's writer, if one is wanted."""
+    """A hook that looks at the run and writes one line.
+
+    board: TensorBoard's writer, if one is wanted; compiled: whether the network is.
+    """
 
     def __init__(
         self,
@@ -75,10 +77,12 @@ class Diagnosis:
         seed: int,
         total: int,
         board: Any = None,
+        *,
+        compiled: bool = False,
     ):
         self.file, self.board = folder / LOG, board
         self.settings, self.composer, self.seed, self.total = settings, step.composer, seed, total
-        self.networks: Networks = {**step.networks, "online": Eager(step.model)}
+        self.networks, self.compiled = step.networks, compiled
         self.held_out = source.held_out(settings.batch, seed)
 
     def __call__(self, state: State, means: Mapping[str, float]) -> None:
@@ -95,7 +99,7 @@ class Diagnosis:
         """All values of this moment."""
         device, composer = next(state.model.parameters()).device, self.composer
         x, y = self.held_out
-        with untouched(state.model, device):
+        with untouched(state.model, device), eagerly() if self.compiled else nullcontext():
             stream = mix(self.seed, LOOKS, state.step)
             torch.manual_seed(stream)
             generator = torch.Generator(device).manual_seed(stream)
@@ -112,24 +116,9 @@ class Diagnosis:
         return values
 
 
-class Eager:
-    """A model without torch.compile around it: compiled backward passes run once only, and here it is once a term."""
-
-    def __init__(self, model: Model):
-        self.model = model
-        self.horizons, self.sees_r, self.fed = model.horizons, model.sees_r, model.fed
-
-    def __call__(
-        self,
-        x_t: Samples,
-        t: TimeTensor,
-        *,
-        r: TimeTensor | None = None,
-        y: Labels | None = None,
-        g: Guide | None = None,
-    ) -> dict[str, Tensor]:
-        """See types.Network."""
-        return self.model.forward(x_t, t, r=r, y=y, g=g)
+def eagerly() -> AbstractContextManager[Any]:
+    """No torch.compile inside: compiled backward passes run once only, and here it is once a term."""
+    return torch.compiler.set_stance("force_eager")
 
 
 @contextmanager

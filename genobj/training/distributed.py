@@ -155,15 +155,19 @@ def _mesh(distributed: Distributed, ranks: Ranks, device: torch.device) -> Devic
 
 def _by_blocks(net: Model, settings: Train) -> None:
     """Recomputation and compilation, block by block."""
-    units = net.trunk.units
     if settings.recompute:
-        if not units:
-            raise ValueError("train.recompute=true: this backbone has no repeated blocks; leave it out")
-        for block in units:
-            _recompute(block, keep_state=net.has_dropout)
+        recompute(net)
     if settings.compile in (True, "blocks"):
-        for block in units or [net]:  # what has no blocks is small enough to be compiled whole
+        for block in net.trunk.units or [net]:  # what has no blocks is small enough to be compiled whole
             block.compile()
+
+
+def recompute(net: Model) -> None:
+    """Keep no activations inside the repeated blocks of a network. ValueError if it has none."""
+    if not net.trunk.units:
+        raise ValueError("train.recompute=true: this backbone has no repeated blocks; leave it out")
+    for block in net.trunk.units:
+        _recompute(block, keep_state=net.has_dropout)
 
 
 def _recompute(block: nn.Module, *, keep_state: bool) -> None:

@@ -25,11 +25,13 @@ class Assembly:
         set_threads(e.train.threads, self.model)
         self.state = State(self.model, Averages(self.model, e.ema), e.optim.build(self.model))
         if e.distributed.shards:
-            self.state.averages.adopt(self._build())
+            # Nothing goes back through the twin, so that nothing but this makes it gather its weights anew.
+            self.state.averages.adopt(self._build(reshard=True))
 
-    def _build(self) -> Model:
+    def _build(self, **changes: bool) -> Model:
         e = self.experiment
-        return build(self.settings, e.seed, e.train, e.distributed, self.ranks, self.device)
+        spread = e.distributed.model_copy(update=changes)
+        return build(self.settings, e.seed, e.train, spread, self.ranks, self.device)
 
     def step_module(self) -> StepModule:
         """The network with its whole loss."""

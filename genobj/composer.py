@@ -102,7 +102,7 @@ class Composer:
         if refusal := objective.refusal(guided=self.guidance.active):
             return f": {refusal}"
         if self.low and (refusal := objective.low_refusal):
-            return f": {refusal}"
+            return f": {refusal}".replace("type derivative.", f"type objectives.{name}.derivative.")
         if objective.straight and not isinstance(self.path, Linear):
             return " holds on the linear path only; type path=linear"
         if objective.guides and not self.pairs.gap:
@@ -139,7 +139,7 @@ class Composer:
 
         def normal() -> Tensor:
             whole = torch.randn((batch, *x.shape[1:]), generator=generator, device=x.device)
-            return whole if parts == 1 else whole[own]
+            return whole if parts == 1 else whole[own].clone()  # a view would keep all of it
 
         z, (t, r) = normal(), self._times(batch, generator)
         bridge = normal() if self.path.bridge else None

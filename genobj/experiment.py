@@ -176,6 +176,10 @@ class Experiment(Config):
         self.evaluation.chosen_metrics(self.data)
         return self
 
+    def _precision_of(self, name: str) -> str:
+        """Where an objective keeps the precision of its passes."""
+        return "derivative.precision" if "derivative" in type(self.objectives[name]).model_fields else "precision"
+
     def _machine_refusal(self) -> str | None:
         """What the objectives and the way in which the network is run exclude (with what to type), or None."""
         recorded = [name for name, objective in self.objectives.items() if objective.beside]
@@ -189,7 +193,7 @@ class Experiment(Config):
         if self.distributed.shards and self.train.precision == "bf16_pure" and precise:
             return (
                 f"objectives.{precise[0]} asks for passes in float32, but bf16_pure gathers shards in bf16; "
-                "type train.precision=bf16, or precision=autocast for that objective"
+                f"type train.precision=bf16, or objectives.{precise[0]}.{self._precision_of(precise[0])}=autocast"
             )
         if self.distributed.shards and self.diagnose.every:
             return "diagnose.every needs the whole network; type distributed.strategy=ddp, or diagnose.every=0"

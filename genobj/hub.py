@@ -35,7 +35,7 @@ def description(settings: ModelSettings, decays: tuple[float, ...]) -> str:
 def export(folder: Path, state: State, ranks: Ranks = ALONE) -> None:
     """Write model.safetensors and one file per average into a finished run's folder."""
     for name, tensors in state.weights().items():
-        ranks.once(partial(_replace, folder / f"{name}.safetensors", files.whole(tensors)))
+        ranks.once(partial(_replace, folder / f"{name}.safetensors", files.whole(tensors, keep=ranks.first)))
 
 
 def _replace(file: Path, tensors: dict[str, Tensor]) -> None:

@@ -47,6 +47,10 @@ class Model(nn.Module):
         """Whether forwards in training mode draw dropout masks (by modules: nothing can see a call of F.dropout)."""
         return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.modules())
 
+    def lowered(self) -> "Lowered":
+        """This network in bf16."""
+        return Lowered(self, None if self.in_shards else dict(self.named_parameters()))
+
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Whole weights inside, where they are in shards: for functions that pass by the hooks that gather them."""
@@ -95,6 +99,32 @@ def _attribute(name: str) -> str:
 
 
 HeadName = Annotated[str, AfterValidator(_attribute)]
+
+
+class Lowered:
+    """A network that runs in bf16 from layer to layer, with bf16 copies of some weights: gradients reach the originals.
+
+    weights: None where the network gathers its shards in bf16 by itself.
+    """
+
+    def __init__(self, model: Model, weights: Mapping[str, Tensor] | None):
+        self.model, self.horizons, self.sees_r, self.fed = model, model.horizons, model.sees_r, model.fed
+        self.weights = None if weights is None else {name: value.bfloat16() for name, value in weights.items()}
+
+    def __call__(
+        self,
+        x_t: Samples,
+        t: TimeTensor,
+        *,
+        r: TimeTensor | None = None,
+        y: Labels | None = None,
+        g: Guide | None = None,
+    ) -> dict[str, Tensor]:
+        """See types.Network; t stays as it is."""
+        told, x_t = {"r": r, "y": y, "g": g}, x_t.bfloat16()
+        if self.weights is None:
+            return self.model(x_t, t, **told)
+        return torch.func.functional_call(self.model, self.weights, (x_t, t), told)
 
 
 class ModelSettings(Config):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from operator import is_
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,15 @@ class TrainedNetwork(Network, Protocol):
     @property
     def sees_r(self) -> frozenset[str]:
         """Heads whose output changes with r."""
+        ...
+
+
+@runtime_checkable
+class CanLower(Protocol):
+    """A network that can run in bf16 throughout."""
+
+    def lowered(self) -> Network:
+        """It in bf16."""
         ...
 
 
@@ -73,7 +82,7 @@ class StepPasses:
         pure: bool = False,
     ):
         self.networks, self.batch, self.masks, self.low, self.pure = networks, batch, masks, low, pure
-        self._copies: dict[Weights, Outputs] = {}
+        self._copies: dict[Weights, Network] = {}
         self._rows = {"with_gradient": 0, "without_gradient": 0, "tangent": 0}
         self._known: list[_Known] = []
         self._tapes: list[tuple[Point, Tape]] = []
@@ -247,20 +256,16 @@ class StepPasses:
         return {head: _full(value) for head, value in self._call(weights, point, low).items()}
 
     def _call(self, weights: Weights, point: Point, low: bool) -> Outputs:
-        net, told = self.networks[weights], {"r": point.r, "y": point.y}
-        told |= {} if point.g is None else {"g": point.g}
+        guide = {} if point.g is None else {"g": point.g}
+        net = self._lowered(weights) if low and self.pure else self.networks[weights]
         with self.masks or nullcontext():
-            if not (low and self.pure and isinstance(net, Model)):
-                return net(point.x_t, point.t, **told)
-            x_t = point.x_t.bfloat16()
-            if net.in_shards:  # which are gathered as bf16
-                return net(x_t, point.t, **told)
-            return torch.func.functional_call(net, self._in_bf16(weights, net), (x_t, point.t), told)
+            return net(point.x_t, point.t, r=point.r, y=point.y, **guide)
 
-    def _in_bf16(self, weights: Weights, net: Model) -> Outputs:
-        """The weights in bf16; gradients find their way back to the float32 ones."""
+    def _lowered(self, weights: Weights) -> Network:
+        """A network in bf16, with one copy of its weights for the whole step."""
+        net = self.networks[weights]
         if weights not in self._copies:
-            self._copies[weights] = {name: p.bfloat16() for name, p in net.named_parameters()}
+            self._copies[weights] = net.lowered() if isinstance(net, CanLower) else net
         return self._copies[weights]
 
 

@@ -4,9 +4,10 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -35,6 +36,10 @@ TILES = 100
 """Images in a panel at most."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """What asks a run to stop: Ctrl-C, torchrun and most schedulers, and Slurm's --signal=USR1@120."""
+REQUEUE = "requeue"
+"""File in the folder of a run that was asked to stop and wants to be started again."""
+AGAIN = 1.0
+"""Seconds after which a second Ctrl-C is one that somebody pressed."""
 MANY = 1000
 """Held-out samples looked through for a row of every class."""
 
@@ -56,24 +61,30 @@ class Stopped(RuntimeError):
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """A list that signals to stop are put into; a second one ends the process as usual."""
-    asked: list[int] = []
+    """A list that signals to stop are put into; Ctrl-C ends the process as usual if it is pressed again.
+
+    Others may come twice: to every process from a scheduler, and once more from torchrun, which passes them on.
+    """
+    asked, first = list[int](), list[float]()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
     before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
 
     def note(number: int, _: object) -> None:
+        if number == signal.SIGINT and asked and monotonic() - first[0] > AGAIN:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+        first.append(monotonic())
         asked.append(number)
-        signal.signal(number, before[number])
 
     for number in before:
         signal.signal(number, note)
     try:
         yield asked
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler in before.items():  # what was asked to stop is about to: to be asked again changes nothing
+            signal.signal(number, signal.SIG_IGN if asked and number != signal.SIGINT else handler)
 
 
 def nothing(state: State, means: dict[str, float]) -> None:
@@ -104,6 +115,8 @@ class Run(Assembly):
         e = self.experiment
         if resume and path is not None and (path / "config.toml").exists():
             self._same_settings(path)
+            with folder.held(path):  # it is going to be tidied
+                pass
         else:
             path = folder.create(path or folder.free(RUNS, e.run_name()), e.tree())
             folder.keep_plugins(path, e.plugins)
@@ -111,6 +124,7 @@ class Run(Assembly):
 
     def _tidy(self) -> None:
         """Nothing in the folder is later than the state."""
+        (self.folder / REQUEUE).unlink(missing_ok=True)
         folder.write(self.folder / folder.SETTINGS, self.network)
         for log in ("metrics.jsonl", diagnose.LOG, rollback.LOG):
             folder.cut_log(self.folder / log, self.state.step)
@@ -121,7 +135,7 @@ class Run(Assembly):
 
         OSError, with what is safe and how to go on, if a disk refuses.
         """
-        with explained(self.folder):
+        with folder.held(self.folder) if self.ranks.first else nullcontext(), explained(self.folder):
             self._train(show)
             hub.export(self.folder, self.state, self.ranks)
             return self._finish()
@@ -191,7 +205,17 @@ class Run(Assembly):
         """Save between two steps and leave."""
         save(state)
         save.finish()
-        raise Stopped(f"stopped after step {state.step}; go on with: genobj train --resume {self.folder}")
+        self.ranks.once((self.folder / REQUEUE).touch)
+        raise Stopped(f"stopped and saved after step {state.step}; go on with: {self._again()}")
+
+    def _again(self) -> str:
+        """The command that resumes this run."""
+        command = f"genobj train --resume {self.folder}"
+        if self.ranks.world == 1:
+            return command
+        if self.ranks.here < self.ranks.world:
+            return f"the same torchrun, and {command}"
+        return f"torchrun --standalone --nproc-per-node {self.ranks.world} -m {command}"
 
     def _same_settings(self, path: Path) -> None:
         """ValueError if the run in this folder learns something else."""
@@ -206,7 +230,9 @@ class Run(Assembly):
         name = "live" if weights == "live" else f"ema_{self.experiment.ema.decays[0]:g}"
         if self._alone and self.experiment.distributed.shards:  # the others have left with their shards
             return hub.load(self.folder, weights, self.device).model, name
-        return self.model if weights == "live" else self.state.averages.network(self.model), name
+        net = self.model if weights == "live" else self.state.averages.network(self.model)
+        low = self.model.in_shards and self.experiment.train.precision == "bf16_pure"
+        return net.lowered() if low else net, name
 
     def _draw(self, name: str) -> Path:
         """A picture with a panel per nfe beside the data; images of one class stand below each other."""

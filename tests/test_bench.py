@@ -213,12 +213,13 @@ def _gpu(tmp_path: Path, *skip: str) -> dict[str, Any]:
 
 
 def test_the_gpu_benchmark_runs_on_a_tiny_network(tmp_path: Path) -> None:
-    told = _gpu(tmp_path, "compile", "torchrun", "bf16_pure")
+    told = _gpu(tmp_path, "compile", "torchrun")
     assert [name for name, one in told["found"].items() if "error" in one] == []
     assert {"DuMo dit-tiny 4 / FM dit-tiny 4", "MeanFlow dit-tiny 8 / DuMo dit-tiny 8"} <= told["ratios"].keys()
 
 
 @pytest.mark.slow
-def test_the_gpu_benchmark_runs_all_it_has(tmp_path: Path) -> None:
-    found = _gpu(tmp_path)["found"]
+def test_the_gpu_benchmark_runs_under_torchrun(tmp_path: Path) -> None:
+    """All it has but compilation, which takes minutes on a CPU."""
+    found = _gpu(tmp_path, "compile")["found"]
     assert {name: one["error"] for name, one in found.items() if "error" in one} == {}

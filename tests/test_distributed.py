@@ -37,6 +37,9 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "mean_flow_jvp": ("meanflow-moons", MLP | {"objectives.mf.derivative.method": "jvp", "optim.clip": 0.5}),
     "tri_head": ("trihead-mf-digits", DIT),
     "shortcut": ("trihead-sc-digits", DIT | {"train.batch": 64}),
+    "averaged": ("trihead-sc-moons", MLP | {"train.batch": 128, "objectives.sc.weights": "ema"}),
+    "tangent": ("dumo-digits", DIT | {"guidance": "self", "objectives.cm.derivative": "tangent"}),
+    "muon": ("dumo-digits", DIT | {"optim.kind": "muon", "optim.lr": 1e-4}),
     "recomputed": ("dumo-digits", DIT | {"train.recompute": True, "backbone.kind": "dit"}),
 }
 
@@ -76,13 +79,16 @@ SPREAD = {
 }
 
 
-@pytest.mark.parametrize("spread", SPREAD)
+@pytest.mark.parametrize(
+    "spread", ["ddp", "fsdp2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp2_kept", "hsdp"))]
+)
 def test_two_processes_equal_one(spread: str, alone: Any, tmp_path: Path) -> None:
-    cases = {name: tree(name, distributed=SPREAD[spread]) for name in RUNS}
+    names = RUNS if spread in ("ddp", "fsdp2") else ("dumo_accumulated", "mean_flow_jvp", "averaged", "tangent")
+    cases = {name: tree(name, distributed=SPREAD[spread]) for name in names}
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     done = launched(tmp_path, WORKER, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    wrong = [line for name in RUNS if (line := difference(tmp_path, name, *alone[name]))]
+    wrong = [line for name in names if (line := difference(tmp_path, name, *alone[name]))]
     assert not wrong, "\n".join(wrong)
 
 
@@ -147,8 +153,13 @@ def cut(folder: Path, step: int) -> None:
     ("words", "first", "then"),
     [
         (SHORTCUT, ["distributed.strategy=fsdp2"], []),
-        (SHORTCUT, [], ["distributed.strategy=fsdp2"]),
-        (DUMO, ["distributed.strategy=ddp", "checkpoint.background=true"], ["distributed.strategy=hsdp"]),
+        pytest.param(SHORTCUT, [], ["distributed.strategy=fsdp2"], marks=pytest.mark.slow),
+        pytest.param(
+            DUMO,
+            ["distributed.strategy=ddp", "checkpoint.background=true"],
+            ["distributed.strategy=hsdp"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["two_then_one", "one_then_two", "ddp_then_hsdp"],
 )
@@ -186,7 +197,9 @@ def test_a_signal_to_torchrun_saves_on_all_processes(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     process.wait(90)
     told = (tmp_path / "said.txt").read_text()
-    assert "go on with: genobj train --resume run" in told
+    assert told.count("stopped and saved after step") == 1
+    assert "go on with: torchrun --standalone --nproc-per-node 2 -m genobj train --resume run" in told
+    assert (tmp_path / "run/requeue").exists()
     (saved,) = (tmp_path / "run/checkpoints").glob("step_*")
     assert len(list((saved / "state").iterdir())) == 2
     assert int(saved.name.removeprefix("step_")) == json.loads(log.read_text().splitlines()[-1])["step"]

@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 INSTALL = (
     "pip install . && genobj train --heads v,u --objectives fm,cm",
-    'pip install -e ".[test]" && pytest -n 2',
+    'pip install -e ".[test]" && pytest -n 2 -m "not slow"',
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PLACEHOLDER = re.compile(r"\.\.\.|\b[A-Z]{3,}\b|<")

@@ -351,7 +351,7 @@ class TestDisk:
         assert f"the checkpoint {last} is whole" in str(caught.value.strerror)
         assert str(caught.value.strerror).endswith(f"genobj train --resume {tmp_path}")
         assert last.exists()
-        assert not half.exists()
+        assert half.exists()  # somebody may still be writing it
 
     def test_before_the_first_checkpoint(self, tmp_path: Path) -> None:
         with pytest.raises(OSError, match="no checkpoint was saved yet") as caught, explained(tmp_path):

@@ -20,6 +20,8 @@ from genobj.run import Run
 from genobj.training import checkpoint
 from genobj.training import folder as folders
 from genobj.training.folder import Occupied, create, free, link_latest
+from genobj.training.log import Logger
+from genobj.training.state import State
 
 MOONS = {
     "train.steps": 60,
@@ -187,8 +189,47 @@ class TestCheckpoints:
         assert run(["sample", str(stopped), "--count", "4", "--out", str(stopped.parent / "x.npz")]) == 0
         assert "4 samples (1 NFE, weights ema_0.999)" in capsys.readouterr().out
 
+    def test_a_fault_leaves_one_in_the_background_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write, log = checkpoint.write, Logger.__call__
+
+        def slowly(*arguments: Any) -> None:
+            time.sleep(0.2)
+            write(*arguments)
+
+        def failing(self: Logger, state: State, means: Any) -> None:
+            if state.step == 10:
+                raise OSError(28, "No space left on device")
+            log(self, state, means)
+
+        monkeypatch.setattr(checkpoint, "write", slowly)
+        monkeypatch.setattr(Logger, "__call__", failing)
+        run = Run(experiment(checkpoint__background=True), tmp_path / "run")
+        with pytest.raises(OSError, match="No space left"):
+            run.go()
+        for _ in range(100):
+            if folders.steps(run.folder):
+                break
+            time.sleep(0.1)
+        assert folders.steps(run.folder) == [7]
+        again = Run(experiment(), run.folder, resume=True)
+        assert again.state.step == 7
+
 
 class TestFolders:
+    def test_two_runs_never_write_into_one(self, tmp_path: Path) -> None:
+        folder = Run(experiment(train__steps=1), tmp_path / "run").go().folder
+        with folders.held(folder), pytest.raises(ValueError, match="is being written by another process; stop it"):
+            Run(experiment(train__steps=1), folder, resume=True)
+        Run(experiment(train__steps=1), folder, resume=True).go()
+
+    def test_weights_can_be_read_by_others(self, tmp_path: Path) -> None:
+        folder = Run(experiment(train__steps=1), tmp_path / "run").go().folder
+        assert {path.stat().st_mode & 0o777 for path in folder.rglob("*.safetensors")} >= {0o644}
+
+    def test_a_checkpoint_can_be_sampled(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = Run(experiment(train__steps=1), tmp_path / "run").go().folder
+        assert run(["sample", str(folder / "checkpoints/latest"), "--count", "4"]) == 0
+
     def test_a_run_never_overwrites_another(self, tmp_path: Path) -> None:
         Run(experiment(train__steps=1), tmp_path / "run").go()
         before = results(tmp_path / "run")
@@ -242,7 +283,9 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(tmp_path: Path,
         if log.exists() and log.stat().st_size:
             break
         time.sleep(0.1)
-    process.send_signal(number)
+    for _ in range(3):  # a scheduler and torchrun both deliver it
+        process.send_signal(number)
+        time.sleep(0.02)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "go on with: genobj train --resume" in told

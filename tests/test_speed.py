@@ -55,9 +55,7 @@ PRACTICES = {
     ("ucgm", "dit64", "central"): 1.0,
     ("ucgm", "mlp64", "central"): 1.3,
     ("zhuyu", "dit64", "tangent"): 1.3,
-    ("zhuyu", "mlp64", "central"): 1.5,
     ("py-meanflow", "dit64", "tangent"): 1.15,
-    ("py-meanflow", "dit64", "jvp"): 0.95,
 }
 """How many times as long as ours a step in the manner of others takes at least, on this net with our derivative."""
 
@@ -102,10 +100,10 @@ def test_practices_train(practice: ModuleType, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "net", "method"), PRACTICES)
 def test_against_common_practice(name: str, net: str, method: str) -> None:
-    """Medians of interleaved rounds; a neighbour on this machine may spoil a try, so the best of five counts."""
+    """Medians of interleaved rounds; a neighbour on this machine may spoil a try, so the best of four counts."""
     words = ("--practice", name, "--net", net, "--method", method, "--rounds", "7")
     ratios: list[float] = []
-    for _ in range(5):
+    for _ in range(4):
         ratios.append(_told(r"theirs / ours = ([\d.]+)", "reference_practice.py", *words))
         if ratios[-1] >= PRACTICES[name, net, method]:
             return

@@ -115,9 +115,10 @@ def _line_of_plugin(error: Exception) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    if code == 2 and os.environ.get("RANK", "0") != "0":  # a mistake that every process makes; the first one tells
+    if code in (2, REQUEUE) and os.environ.get("RANK", "0") != "0":  # true of every process; the first one tells
         return code
-    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    if code != REQUEUE:
+        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
     typer.echo(message, err=True)
     return code
 

@@ -40,7 +40,9 @@ class Progress:
         heads = ", ".join(f"{head} ({horizon})" for head, horizon in e.horizons.items())
         size = sum(p.numel() for p in model.parameters())
         data, trunk = e.tree()["data"]["kind"], e.tree()["backbone"]["kind"]
-        console.print(f"[bold]{e.name}[/bold]  {trunk} with {size:,} parameters on {data}, {self.run.device}")
+        world, device = self.run.ranks.world, self.run.device.type
+        where = f"{world} x {device}, {e.distributed.chosen(world)}" if world > 1 else f"{self.run.device}"
+        console.print(f"[bold]{e.name}[/bold]  {trunk} with {size:,} parameters on {data}, {where}")
         console.print(f"heads {heads}; objectives {', '.join(self.terms)}; run {self.run.folder}")
         if self._told:
             console.print(f"resumed at step {self._told}")

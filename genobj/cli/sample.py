@@ -66,6 +66,7 @@ def command(
     settings = "".join(f"_{text}" for text in ([sampler] if sampler else []) + overrides)
     safe = re.sub(r"[^\w.,=-]+", "", settings)  # another setting is another file
     out = out or run / "samples" / f"nfe_{name}{safe}.png"
+    out.parent.mkdir(exist_ok=True)
     _write(out, drawn, loaded.settings.classes if label is None else 0)
     typer.echo(f"{count} samples ({', '.join(drawn)}, weights {loaded.weights}): {out}")
 

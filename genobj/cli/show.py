@@ -38,8 +38,8 @@ def command(
 
 def leaves_table(experiment: "Experiment", layers: Layers) -> None:
     """One line per leaf: key, value, source; then the horizon of every head, and the published numbers."""
-    tree = {name: value for name, value in experiment.tree().items() if name != "expected"}
-    rows = [(path, json.dumps(value)) for path, value in leaves(tree)]
+    tree = experiment.model_dump(mode="json", exclude={"expected"})
+    rows = [(path, "unset" if value is None else json.dumps(value)) for path, value in leaves(tree)]
     keys, values = (max(len(row[i]) for row in rows) for i in (0, 1))
     for path, value in rows:
         idle = ", changes nothing here" if _is_idle(experiment, path) else ""

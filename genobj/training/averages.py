@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from genobj.config.base import Config
-from genobj.model import Model
+from genobj.model import Lowered, Model
 from genobj.training.profiles import Width, decay, exponent
 from genobj.training.shards import local
 from genobj.types import Guide, Horizon, Labels, Samples, TimeTensor
@@ -115,23 +115,27 @@ def _move(values: list[Tensor], weights: list[Tensor], kept: float) -> None:
 class AveragedNetwork:
     """A network that runs with other weights than the module it borrows."""
 
-    def __init__(self, model: nn.Module, weights: Mapping[str, Tensor]):
+    def __init__(self, model: Model, weights: Mapping[str, Tensor]):
         self.model, self.weights = model, dict(weights)
 
     @property
     def horizons(self) -> Mapping[str, Horizon]:
         """Of the borrowed model."""
-        return self.model.horizons  # type: ignore[return-value]
+        return self.model.horizons
 
     @property
     def sees_r(self) -> frozenset[str]:
         """Of the borrowed model."""
-        return self.model.sees_r  # type: ignore[return-value]
+        return self.model.sees_r
 
     @property
     def fed(self) -> float:
         """Of the borrowed model."""
-        return self.model.fed  # type: ignore[return-value]
+        return self.model.fed
+
+    def lowered(self) -> Lowered:
+        """This network in bf16."""
+        return Lowered(self.model, self.weights)
 
     def __call__(
         self,

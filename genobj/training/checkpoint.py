@@ -10,7 +10,7 @@ import platform
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -60,6 +60,8 @@ class Saver:
         self.folder, self.settings, self.network, self.ranks = folder, settings, network, ranks
         background = device.type == "cuda" if settings.background is None else settings.background
         self._pool = ThreadPoolExecutor(1, "genobj-save") if background else None
+        if background and ranks.world == 1:  # torch says so in a thread of its own
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
         self._group = hosts(ranks) if background else None
         self._job: Future[None] | None = None
 
@@ -68,11 +70,12 @@ class Saver:
         self.finish()
         final = place(self.folder, state.step)
         temporary = Path(self.ranks.once(lambda: self._begin(final)))
-        weights = {file: whole(tensors, copy=self._pool is not None) for file, tensors in state.weights().items()}
+        first, copy = self.ranks.first, self._pool is not None
+        weights = {file: whole(tensors, keep=first, copy=copy) for file, tensors in state.weights().items()}
         writer = HuggingFaceStorageWriter(str(temporary / STATE), save_distributed=True)
         alone, stored = self.ranks.world == 1, cast("Future[None] | None", None)
         optimizer, meta = _optimizer_tensors(state), _meta(state)
-        with _storage(temporary), _quietly():
+        with _storage(temporary), _quietly(), self._removed(temporary):
             if self._pool is None:
                 save_shards(optimizer, storage_writer=writer, no_dist=alone)
             else:
@@ -82,21 +85,34 @@ class Saver:
                 )
 
         def complete() -> None:
-            if stored is not None:
-                with _storage(temporary):
-                    stored.result()
-            self._complete(temporary, final, weights, meta)
+            with self._removed(temporary):
+                if stored is not None:
+                    with _storage(temporary):
+                        stored.result()
+                if self.ranks.first:
+                    self._complete(temporary, final, weights, meta)
 
         if self._pool is None:
             self.ranks.once(complete)
         else:
-            self._job = self._pool.submit(complete if self.ranks.first else lambda: None)
+            self._job = self._pool.submit(complete)
 
     def finish(self) -> None:
         """Wait for a checkpoint that is still being written; raises what went wrong with it."""
         job, self._job = self._job, None
         if job is not None:
+            wait([job])
             self.ranks.once(job.result)
+
+    @contextmanager
+    def _removed(self, temporary: Path) -> Iterator[None]:
+        """Half a checkpoint is removed where it cannot be finished: it would hold the space that is missing."""
+        try:
+            yield
+        except BaseException:
+            if self.ranks.first:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
     def _begin(self, final: Path) -> str:
         for leftover in final.parent.glob(".step_*"):  # of a run that was killed here

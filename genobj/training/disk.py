@@ -2,7 +2,6 @@
 
 import errno
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,15 +31,10 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Let an OSError below say what of the run in `folder` is safe, and what to type when the cause is gone.
-
-    Half a checkpoint, if one was being written, is removed: it would hold the space that is missing.
-    """
+    """Let an OSError below say what of the run in `folder` is safe, and what to type when the cause is gone."""
     try:
         yield
     except OSError as error:
-        for half in (folder / "checkpoints").glob(".step_*"):
-            shutil.rmtree(half, ignore_errors=True)
         saved = newest(folder)
         safe = f"the checkpoint {saved} is whole" if saved else "no checkpoint was saved yet"
         remedy = REMEDIES.get(_number(error), "See to that")

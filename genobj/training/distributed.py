@@ -7,7 +7,9 @@ within groups and averages between them (usually: within a node, between nodes).
 
 import os
 import re
+import warnings
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from inspect import signature
@@ -75,7 +77,8 @@ def device_of(name: str, local: int = 0) -> torch.device:
 
 def join(settings: Distributed, device: str) -> tuple[Ranks, torch.device]:
     """This process among the others, connected to them, and its device. ValueError for what cannot be."""
-    launched, ranks = "WORLD_SIZE" in os.environ, Ranks.launched()
+    launched, patience = "WORLD_SIZE" in os.environ, timedelta(seconds=settings.timeout)
+    ranks = replace(Ranks.launched(), patience=patience)
     strategy = settings.chosen(ranks.world)
     if strategy == "none":
         if ranks.world > 1:
@@ -83,8 +86,8 @@ def join(settings: Distributed, device: str) -> tuple[Ranks, torch.device]:
         return Ranks(), device_of(device)
     if not launched:
         raise ValueError(
-            f"distributed.strategy={strategy} needs processes; "
-            "start them with: torchrun --standalone --nproc-per-node 2 -m genobj train ..."
+            f"distributed.strategy={strategy} needs processes; start them with: torchrun --standalone "
+            "--nproc-per-node 2 -m genobj train ..., or type distributed.strategy=none"
         )
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"train.device={device}: every process takes the GPU of its number; type train.device=cuda")
@@ -96,8 +99,10 @@ def join(settings: Distributed, device: str) -> tuple[Ranks, torch.device]:
         place = torch.device("cuda", ranks.local)
         torch.cuda.set_device(place)
     if not dist.is_initialized():
+        if settings.shards:  # our heads return views, into which nobody writes
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=settings.timeout))
+        dist.init_process_group(backend, timeout=ranks.patience)
     return ranks, place
 
 

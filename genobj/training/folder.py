@@ -1,12 +1,13 @@
 """A run folder: config.toml, env.json, metrics.jsonl, samples/, checkpoints/, weights. Runs never overwrite another."""
 
+import fcntl
 import json
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,19 @@ def environment() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep a run folder from other runs; ValueError if one writes there. The system lets go when a process ends."""
+    with (path / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{path} is being written by another process; stop it first, or wait for it") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def link_latest(path: Path, runs: Path) -> None:

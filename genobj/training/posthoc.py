@@ -46,7 +46,7 @@ def save(folder: Path, state: State, kind: Literal["float32", "float16"] = "floa
     """
     for width, values in state.averages.profiles.items():
         path = folder / FOLDER / f"ema_width_{width:g}_{state.step:08d}.safetensors"
-        tensors = files.whole({name: value.to(TYPES[kind]) for name, value in values.items()})
+        tensors = files.whole({k: v.to(TYPES[kind]) for k, v in values.items()}, keep=ranks.first)
         ranks.once(partial(_write, path, tensors))
 
 

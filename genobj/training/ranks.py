@@ -1,8 +1,10 @@
 """The processes of a run: who this one is, and the few words they exchange besides gradients."""
 
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -24,12 +26,15 @@ class Ranks:
     """Number of this process on its node, hence its GPU."""
     here: int = 1
     """Processes on this node."""
+    patience: timedelta = timedelta(minutes=30)
+    """How long a process waits for the others."""
 
     @classmethod
     def launched(cls) -> "Ranks":
         """As torchrun tells in the environment (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE)."""
         names = {"rank": "RANK", "world": "WORLD_SIZE", "local": "LOCAL_RANK", "here": "LOCAL_WORLD_SIZE"}
-        return cls(**{key: int(os.environ[name]) for key, name in names.items() if name in os.environ})
+        found: dict[str, Any] = {key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
+        return cls(**found)
 
     @property
     def first(self) -> bool:
@@ -45,7 +50,7 @@ class Ranks:
             try:
                 box[0] = work()
             except Exception as error:  # the others wait for word, whatever it is
-                box[1] = error
+                box[1] = _sendable(error)
         dist.broadcast_object_list(box)
         if box[1] is not None:
             raise box[1]
@@ -75,9 +80,18 @@ ALONE = Ranks()
 """One process on one device."""
 
 
+def _sendable(error: Exception) -> Exception:
+    """The error, or its words if it cannot be pickled."""
+    try:
+        pickle.dumps(error)
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
 def hosts(ranks: Ranks) -> dist.ProcessGroup | None:
     """A way for the hosts to talk without their devices; None for one process alone."""
-    return cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if ranks.world > 1 else None
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=ranks.patience)) if ranks.world > 1 else None
 
 
 class Wish:

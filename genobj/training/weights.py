@@ -23,6 +23,7 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     values = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     try:
         save_file(values, path, {"crc32": _told(values)})
+        path.chmod(0o644)  # safetensors lets nobody else read it
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from None
 
@@ -65,10 +66,17 @@ def fill(path: Path, wanted: Tensors) -> None:
             local(value).copy_(share(stored[name].to(value.device), value))
 
 
-def whole(tensors: Mapping[str, Tensor], *, copy: bool = False) -> Tensors:
-    """The tensors on the CPU, gathered where they are shards; copies where training goes on meanwhile."""
-    values = {k: gathered(v.detach()) for k, v in tensors.items()}
-    return {k: v.cpu().clone() if copy and not v.is_cuda else v.cpu() for k, v in values.items()}
+def whole(tensors: Mapping[str, Tensor], *, keep: bool = True, copy: bool = False) -> Tensors:
+    """The tensors on the CPU, gathered one by one where they are shards, which every process has to do.
+
+    keep: whether this process wants them; copy: for when training goes on meanwhile.
+    """
+    kept: Tensors = {}
+    for name, shard in tensors.items():
+        value = gathered(shard.detach())
+        if keep:
+            kept[name] = value.cpu().clone() if copy and not value.is_cuda else value.cpu()
+    return kept
 
 
 def _told(tensors: Mapping[str, Tensor]) -> str:

@@ -47,9 +47,9 @@ class Model(nn.Module):
         """Whether forwards in training mode draw dropout masks (by modules: nothing can see a call of F.dropout)."""
         return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.modules())
 
-    def lowered(self) -> "Lowered":
+    def lowered(self) -> "Reweighted":
         """This network in bf16."""
-        return Lowered(self, None if self.in_shards else dict(self.named_parameters()))
+        return Reweighted(self, None if self.in_shards else dict(self.named_parameters()), low=True)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
@@ -101,15 +101,22 @@ def _attribute(name: str) -> str:
 HeadName = Annotated[str, AfterValidator(_attribute)]
 
 
-class Lowered:
-    """A network that runs in bf16 from layer to layer, with bf16 copies of some weights: gradients reach the originals.
+class Reweighted:
+    """A network that runs with other weights than the module it borrows.
 
-    weights: None where the network gathers its shards in bf16 by itself.
+    weights: by name, borrowed too; None for the module's own. low: run in bf16 from layer to layer, with bf16 copies of
+    the weights, through which gradients reach the originals (shards are gathered in bf16 by the module itself: None).
     """
 
-    def __init__(self, model: Model, weights: Mapping[str, Tensor] | None):
+    def __init__(self, model: Model, weights: Mapping[str, Tensor] | None, *, low: bool = False):
         self.model, self.horizons, self.sees_r, self.fed = model, model.horizons, model.sees_r, model.fed
-        self.weights = None if weights is None else {name: value.bfloat16() for name, value in weights.items()}
+        self.low, self.weights = low, weights
+        if low and weights is not None:
+            self.weights = {name: value.bfloat16() for name, value in weights.items()}
+
+    def lowered(self) -> "Reweighted":
+        """This network in bf16."""
+        return Reweighted(self.model, self.weights, low=True)
 
     def __call__(
         self,
@@ -121,10 +128,10 @@ class Lowered:
         g: Guide | None = None,
     ) -> dict[str, Tensor]:
         """See types.Network; t stays as it is."""
-        told, x_t = {"r": r, "y": y, "g": g}, x_t.bfloat16()
+        told, x_t = {"r": r, "y": y, "g": g}, x_t.bfloat16() if self.low else x_t
         if self.weights is None:
             return self.model(x_t, t, **told)
-        return torch.func.functional_call(self.model, self.weights, (x_t, t), told)
+        return torch.func.functional_call(self.model, dict(self.weights), (x_t, t), told)
 
 
 class ModelSettings(Config):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from genobj.experiment import Experiment
-from genobj.model import ModelSettings
+from genobj.model import ModelSettings, Reweighted
 from genobj.parts import BACKBONES, HEADS, PATHS
-from genobj.training.averages import EMA, AveragedNetwork, Averages
+from genobj.training.averages import EMA, Averages
 
 
 def _settings(
@@ -121,7 +121,7 @@ class TestAverages:
         first = model(x, t, y=y)["v"].detach()
         _stirred(model)
         averaged = averages.network(model)
-        assert isinstance(averaged, AveragedNetwork)
+        assert isinstance(averaged, Reweighted)
         torch.testing.assert_close(averaged(x, t, y=y)["v"], first)
         assert any(not torch.equal(before[k], p) for k, p in model.named_parameters())
 

@@ -4,7 +4,6 @@ An average forgets either at a constant rate (a decay) or in proportion to the r
 power-function profiles, see profiles.py). Snapshots of two widths give every other width after the run (posthoc.py).
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -12,10 +11,9 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from genobj.config.base import Config
-from genobj.model import Lowered, Model
+from genobj.model import Model, Reweighted
 from genobj.training.profiles import Width, decay, exponent
 from genobj.training.shards import local
-from genobj.types import Guide, Horizon, Labels, Samples, TimeTensor
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -103,48 +101,10 @@ class Averages:
         self._lists[first] = [local(value) for value in self.values[first].values()]
         self._twin = twin.eval().requires_grad_(False)
 
-    def network(self, model: Model) -> "Model | AveragedNetwork":
+    def network(self, model: Model) -> "Model | Reweighted":
         """A network with the first average as its weights: `model` with others, without copying them, or the twin."""
-        return self._twin or AveragedNetwork(model, next(iter(self.values.values())))
+        return self._twin or Reweighted(model, next(iter(self.values.values())))
 
 
 def _move(values: list[Tensor], weights: list[Tensor], kept: float) -> None:
     torch._foreach_lerp_(values, weights, 1 - kept)  # pyright: ignore[reportPrivateImportUsage]
-
-
-class AveragedNetwork:
-    """A network that runs with other weights than the module it borrows."""
-
-    def __init__(self, model: Model, weights: Mapping[str, Tensor]):
-        self.model, self.weights = model, dict(weights)
-
-    @property
-    def horizons(self) -> Mapping[str, Horizon]:
-        """Of the borrowed model."""
-        return self.model.horizons
-
-    @property
-    def sees_r(self) -> frozenset[str]:
-        """Of the borrowed model."""
-        return self.model.sees_r
-
-    @property
-    def fed(self) -> float:
-        """Of the borrowed model."""
-        return self.model.fed
-
-    def lowered(self) -> Lowered:
-        """This network in bf16."""
-        return Lowered(self.model, self.weights)
-
-    def __call__(
-        self,
-        x_t: Samples,
-        t: TimeTensor,
-        *,
-        r: TimeTensor | None = None,
-        y: Labels | None = None,
-        g: Guide | None = None,
-    ) -> dict[str, Tensor]:
-        """See types.Network."""
-        return torch.func.functional_call(self.model, self.weights, (x_t, t), {"r": r, "y": y, "g": g})

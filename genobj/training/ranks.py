@@ -56,11 +56,6 @@ class Ranks:
             raise box[1]
         return box[0]
 
-    def wait(self) -> None:
-        """Until every process is here."""
-        if self.world > 1:
-            dist.barrier()
-
     def mean(self, values: Tensor) -> Tensor:
         """Mean of a tensor over all processes, on all of them."""
         if self.world == 1:

@@ -323,7 +323,7 @@ def experiment(practice: type[Practice], net: str, method: str, batch: int) -> E
 
 def table(e: Experiment) -> Batch:
     """The same rows for both sides: an epoch of them is long, so that a loader seldom starts anew."""
-    x, y = e.data.open().held_out(ROWS, 0)
+    x, y, _ = e.data.open().held_out(ROWS, 0)
     times = -(-ROWS // len(x))
     return Batch(x.repeat(times, *[1] * (x.ndim - 1))[:ROWS], None if y is None else y.repeat(times)[:ROWS])
 

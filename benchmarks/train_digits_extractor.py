@@ -28,7 +28,7 @@ def train() -> DigitsNet:
     net, steps = DigitsNet(), EPOCHS * 1437 // BATCH
     optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
     for step in range(steps):
-        x, y = source.train(range(step * BATCH, (step + 1) * BATCH), SEED)
+        x, y, _ = source.train(range(step * BATCH, (step + 1) * BATCH), SEED)
         assert y is not None
         optimizer.param_groups[0]["lr"] = RATE / 2 * (1 + math.cos(math.pi * step / steps))
         noisy = x + NOISE * seeds.noise((1, 8, 8), step * BATCH, BATCH, SEED)

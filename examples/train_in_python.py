@@ -37,7 +37,7 @@ def by_hand(steps: int) -> None:
     model, composer, source = experiment.model_settings().build(seed=0), experiment.composer(), experiment.data.open()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for step in range(steps):
-        x, y = source.train(range(256 * step, 256 * (step + 1)), seed=0)
+        x, y, _ = source.train(range(256 * step, 256 * (step + 1)), seed=0)
         loss = composer({"online": model}, x, y, generator(0, step))
         optimizer.zero_grad()
         loss.total.backward()

@@ -16,7 +16,7 @@ from genobj.paths.base import Path
 from genobj.paths.linear import Linear
 from genobj.times.base import Times
 from genobj.times.pairs import Pairs
-from genobj.types import Draw, Labels, Losses, Samples, TimeTensor, Weights, over
+from genobj.types import Augment, Draw, Labels, Losses, Samples, TimeTensor, Weights, over
 
 Networks = Mapping[Weights, TrainedNetwork]
 DropWhere = Literal["anywhere", "prefix", "guided"]
@@ -129,11 +129,12 @@ class Composer:
         progress: float = 0.0,
         part: int = 0,
         parts: int = 1,
+        a: Augment | None = None,
     ) -> Draw:
         """Alg. 1, lines 2 to 5, with dropped labels; everything random comes from `generator`.
 
-        progress: share of the run that is over, for schedules. x, y: rows part, part + parts, ... of the batch. What is
-        random is drawn for the whole batch, so that it is the same over however many devices the batch is spread.
+        progress: share of the run that is over, for schedules. x, y, a: rows part, part + parts, ... of the batch. What
+        is random is drawn for the whole batch, so that it is the same over however many devices the batch is spread.
         """
         batch, own = len(x) * parts, slice(part, None, parts)
 
@@ -156,7 +157,7 @@ class Composer:
         x_t = x_t if bridge is None else x_t + self.path.bridge * bridge
         equal, gap = (self.pairs.prefix(batch), self.pairs.gap) if self._sees_pairs else (0, 0.0)
         equal = len(range(part, equal, parts))
-        return Draw(x, z, t, r, x_t, v_t, v_t, y, dropped, None, equal, gap, progress, chance, g, g_v)
+        return Draw(x, z, t, r, x_t, v_t, v_t, y, dropped, None, equal, gap, progress, chance, g, g_v, a)
 
     @property
     def _sees_pairs(self) -> bool:
@@ -184,9 +185,10 @@ class Composer:
         progress: float = 0.0,
         part: int = 0,
         parts: int = 1,
+        a: Augment | None = None,
     ) -> Loss:
         """One step's loss on fresh draws; see `draw`."""
-        return self.loss(networks, self.draw(x, y, generator, progress, part, parts))
+        return self.loss(networks, self.draw(x, y, generator, progress, part, parts, a))
 
     def loss(self, networks: Networks, draw: Draw) -> Loss:
         """Alg. 1, lines 7 to 12, on a given draw."""
@@ -197,7 +199,7 @@ class Composer:
     def score(self, networks: Networks, draw: Draw) -> Scored:
         """Every objective's term, with gradients."""
         masks = Masks(draw.x_t.device) if self.shared_masks else None
-        passes = StepPasses(networks, len(draw.x_t), masks, low=self.low, pure=self.pure)
+        passes = StepPasses(networks, len(draw.x_t), masks, low=self.low, pure=self.pure, a=draw.a)
         terms: dict[str, Term] = {}
         if draw.y is not None:
             draw = draw._replace(null=torch.full_like(draw.y, self.classes))

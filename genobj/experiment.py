@@ -240,6 +240,7 @@ class Experiment(Config):
             classes=self.data.classes,
             path=self.path,
             fed=self.guidance.feeds,
+            augmentation=self.data.augmentation,
         )
 
     def composer(self, *, shared_masks: bool = False) -> Composer:

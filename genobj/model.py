@@ -13,7 +13,7 @@ from genobj.config.base import Config, Pick
 from genobj.heads.base import Head
 from genobj.parts import BACKBONES, HEADS, PATHS
 from genobj.paths.base import Path
-from genobj.types import Guide, Horizon, Labels, Samples, TimeTensor
+from genobj.types import Augment, Guide, Horizon, Labels, Samples, TimeTensor
 
 GUIDE = 3
 """Numbers that a network with fed guidance takes as further channels of x_t."""
@@ -33,11 +33,12 @@ class Model(nn.Module):
         *,
         trunk_r: bool,
         fed: float = 0.0,
+        augmentation: int = 0,
     ):
         super().__init__()
         self.trunk, self.heads = trunk, nn.ModuleDict(heads)
         self.horizons = dict(horizons)
-        self.trunk_r, self.fed = trunk_r, fed
+        self.trunk_r, self.fed, self.augmentation = trunk_r, fed, augmentation
         interval = {name for name, horizon in horizons.items() if horizon == "interval"}
         self.sees_r = frozenset(heads) if trunk_r else frozenset(interval)
         """Heads whose output depends on r."""
@@ -76,11 +77,16 @@ class Model(nn.Module):
         r: TimeTensor | None = None,
         y: Labels | None = None,
         g: Guide | None = None,
+        a: Augment | None = None,
     ) -> dict[str, Tensor]:
-        """One tensor per head, shaped like x_t; r is needed only if some head or the trunk sees it, g if it is fed."""
+        """One tensor per head, shaped like x_t; r is needed only if some head or the trunk sees it, g if it is fed.
+
+        a: augmentation labels, for networks built to be told them; without them nothing was augmented.
+        """
         if self.fed:
             x_t = torch.cat([x_t, _channels(x_t, g)], 1)
-        features = self.trunk(x_t, t, r=r if self.trunk_r else None, y=y)
+        told = {"a": a} if self.augmentation else {}
+        features = self.trunk(x_t, t, r=r if self.trunk_r else None, y=y, **told)
         return {name: head(features, t, r) for name, head in self.heads.items()}
 
 
@@ -110,6 +116,7 @@ class Reweighted:
 
     def __init__(self, model: Model, weights: Mapping[str, Tensor] | None, *, low: bool = False):
         self.model, self.horizons, self.sees_r, self.fed = model, model.horizons, model.sees_r, model.fed
+        self.augmentation = model.augmentation
         self.low, self.weights = low, weights
         if low and weights is not None:
             self.weights = {name: value.bfloat16() for name, value in weights.items()}
@@ -126,9 +133,10 @@ class Reweighted:
         r: TimeTensor | None = None,
         y: Labels | None = None,
         g: Guide | None = None,
+        a: Augment | None = None,
     ) -> dict[str, Tensor]:
         """See types.Network; t stays as it is."""
-        told, x_t = {"r": r, "y": y, "g": g}, x_t.bfloat16() if self.low else x_t
+        told, x_t = {"r": r, "y": y, "g": g, "a": a}, x_t.bfloat16() if self.low else x_t
         if self.weights is None:
             return self.model(x_t, t, **told)
         return torch.func.functional_call(self.model, dict(self.weights), (x_t, t), told)
@@ -151,6 +159,8 @@ class ModelSettings(Config):
     """The path that the model was trained on."""
     fed: Annotated[float, Field(ge=0)] = 0.0
     """Largest guidance scale that the network is told; 0: guidance is no input."""
+    augmentation: Annotated[int, Field(ge=0)] = 0
+    """Numbers in the augmentation labels that the network is told in training; 0: none."""
 
     def build(self, seed: int = 0) -> Model:
         """The network with fresh weights (on the default device), the same for the same seed."""
@@ -159,10 +169,11 @@ class ModelSettings(Config):
             torch.manual_seed(seed)
             trunk_r = "trunk" in r_in.values()
             shape = (self.shape[0] + GUIDE * bool(self.fed), *self.shape[1:])
-            trunk = self.backbone.build(shape, self.classes, sees_r=trunk_r)
-            told = {name: bool(r_in) if head.scalar else r_in.get(name) == "head" for name, head in self.heads.items()}
-            heads = {name: head.build(trunk, self.shape[0], sees_r=told[name]) for name, head in self.heads.items()}
-        return Model(trunk, heads, self.horizons, trunk_r=trunk_r, fed=self.fed)
+            told = {"augmentation": self.augmentation} if self.augmentation else {}
+            trunk = self.backbone.build(shape, self.classes, sees_r=trunk_r, **told)
+            sees = {name: bool(r_in) if head.scalar else r_in.get(name) == "head" for name, head in self.heads.items()}
+            heads = {name: head.build(trunk, self.shape[0], sees_r=sees[name]) for name, head in self.heads.items()}
+        return Model(trunk, heads, self.horizons, trunk_r=trunk_r, fed=self.fed, augmentation=self.augmentation)
 
     def _r_in(self, name: str) -> str:
         return self.heads[name].r_in or ("trunk" if len(self.horizons) == 1 else "head")

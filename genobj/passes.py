@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genobj.model import Model
 from genobj.tangents.tape import Tape
-from genobj.types import Horizon, Network, Point, Samples, T, Weights
+from genobj.types import Augment, AugmentedNetwork, Horizon, Network, Point, Samples, T, Weights
 
 Outputs = dict[str, Tensor]
 
@@ -69,7 +69,8 @@ class StepPasses:
     masks: state of the random number generators before the main forward if dropout is on; every pass starts from it,
     so that all evaluations of a step share their dropout masks (none are batched together, no rows are skipped).
     low: whether networks run in low precision unless a pass is asked to be precise: under the caller's autocast, or,
-    if `pure`, in bf16 throughout, with copies of the weights that are made once a step.
+    if `pure`, in bf16 throughout, with copies of the weights that are made once a step. a: augmentation labels of the
+    batch, fed to every network that takes them.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class StepPasses:
         *,
         low: bool = False,
         pure: bool = False,
+        a: Augment | None = None,
     ):
         self.networks, self.batch, self.masks, self.low, self.pure = networks, batch, masks, low, pure
+        self.a = a
         self._copies: dict[Weights, Network] = {}
         self._rows = {"with_gradient": 0, "without_gradient": 0, "tangent": 0}
         self._known: list[_Known] = []
@@ -98,7 +101,7 @@ class StepPasses:
 
         beside: heads whose tangents will be asked for beside it; it is recorded if there are any.
         """
-        out = self._recorded(point, beside) if beside else self._outputs(point, low=self.low)
+        out = self._recorded(point, beside) if beside else self._outputs(self._told(point, "online"), low=self.low)
         detached = {head: value.detach() for head, value in out.items()}
         self._known.append(_Known(("plain", "online"), tuple(point), not self.low, 0, detached))
         self._rows["with_gradient"] += len(point.x_t)
@@ -146,7 +149,7 @@ class StepPasses:
         known = self._find("tangent", weights, (*point, direction), True, first)
         if known is None or known.first > first:
             rows = slice(first, known.first if known else None)
-            out = self._tangent(_rows(point, rows), direction[rows], weights)
+            out = self._tangent(_rows(self._told(point, weights), rows), direction[rows], weights)
             known = self._keep(known, ("tangent", weights), (*point, direction), True, first, out)
         return known.without(skip)[head]
 
@@ -160,6 +163,7 @@ class StepPasses:
     def _tape(self, point: Point, weights: Weights, *, low: bool) -> tuple[Tape, Outputs]:
         """A forward and its record."""
         x_t, t = point.x_t.detach(), point.t.detach()  # new objects: r may be t itself and must not move with it
+        point = self._told(point, weights)
         net, fed = self.networks[weights], [value for value in point if value is not None]
         tape = Tape((x_t, t), fed, net.buffers if isinstance(net, nn.Module) else tuple)
         with tape:
@@ -224,7 +228,7 @@ class StepPasses:
 
     def _run(self, points: list[tuple[Point, _Known | None]], weights: Weights, precise: bool, first: int) -> None:
         """Evaluate the points from row `first` to where they are known, as one batch."""
-        rows = [_rows(p, slice(first, known.first if known else None)) for p, known in points]
+        rows = [_rows(self._told(p, weights), slice(first, known.first if known else None)) for p, known in points]
         sizes = [len(p.x_t) for p in rows]
         joined = rows[0] if len(rows) == 1 else _join(rows)
         with torch.no_grad(), _precision(joined.x_t, precise):
@@ -255,11 +259,17 @@ class StepPasses:
     def _outputs(self, point: Point, weights: Weights = "online", *, low: bool) -> Outputs:
         return {head: _full(value) for head, value in self._call(weights, point, low).items()}
 
+    def _told(self, point: Point, weights: Weights) -> Point:
+        """The point with the augmentation labels of the whole batch, for networks that take them."""
+        net = self.networks[weights]
+        told = self.a is not None and isinstance(net, AugmentedNetwork) and net.augmentation
+        return point._replace(a=self.a) if told and point.a is None else point
+
     def _call(self, weights: Weights, point: Point, low: bool) -> Outputs:
-        guide = {} if point.g is None else {"g": point.g}
+        told = {name: value for name, value in (("g", point.g), ("a", point.a)) if value is not None}
         net = self._lowered(weights) if low and self.pure else self.networks[weights]
         with self.masks or nullcontext():
-            return net(point.x_t, point.t, r=point.r, y=point.y, **guide)
+            return net(point.x_t, point.t, r=point.r, y=point.y, **told)
 
     def _lowered(self, weights: Weights) -> Network:
         """A network in bf16, with one copy of its weights for the whole step."""

@@ -254,7 +254,7 @@ class Run(Assembly):
 
     def _real(self, count: int) -> Tensor:
         """Held-out samples; labels run through all classes as those of generated samples do."""
-        x, y = self.source.held_out(max(count, MANY), self.experiment.seed)
+        x, y, _ = self.source.held_out(max(count, MANY), self.experiment.seed)
         if y is None:
             return x[:count]
         rows = [x[y == label][: -(-count // self.settings.classes)] for label in range(self.settings.classes)]

@@ -15,6 +15,9 @@ Losses = Float[Tensor, " batch"]
 Guide = Float[Tensor, "batch 3"]
 """Guidance as an input of the network: scale w >= 1 and the interval [low, high] of t where it holds (iMF)."""
 
+Augment = Float[Tensor, "batch augmentation"]
+"""Augmentation labels: how each sample was changed, zeros for an unchanged one (EDM, arXiv 2206.00364, App. F.2)."""
+
 Horizon = Literal["instant", "data", "interval"]
 """Where a head's average velocity ends: r = t (velocity), r = 0 (jump to data), or any r given."""
 
@@ -31,7 +34,8 @@ class Draw(NamedTuple):
     null: (batch,) null labels or None; equal: how many rows at the front need no more than the velocity, since r = t
     there by plan (for an objective: and it is about r); gap: t - r up to which a row is about the velocity itself;
     progress: share of the run that is over; chance: (batch,) uniform numbers for objectives that want them; g:
-    guidance fed to the network; g_v: what a question for the velocity is fed in its place.
+    guidance fed to the network; g_v: what a question for the velocity is fed in its place; a: augmentation labels; all
+    passes of the step are fed them without being asked to.
     """
 
     x: Samples
@@ -50,6 +54,7 @@ class Draw(NamedTuple):
     chance: TimeTensor | None = None
     g: Guide | None = None
     g_v: Guide | None = None
+    a: Augment | None = None
 
     @property
     def point(self) -> "Point":
@@ -63,20 +68,25 @@ class Draw(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Where a network is evaluated: state, time, target time, label and guidance (None: not fed)."""
+    """Where a network is evaluated: state, time, target time, label and guidance (None: not fed).
+
+    a: augmentation labels, put in by the passes themselves.
+    """
 
     x_t: Samples
     t: TimeTensor
     r: TimeTensor | None = None
     y: Labels | None = None
     g: Guide | None = None
+    a: Augment | None = None
 
 
 @runtime_checkable
 class Network(Protocol):
     """Anything that maps (x_t, t, r, y) to one tensor per head and says where its heads end.
 
-    A network that is fed guidance takes `g: Guide | None = None` as well; others are never given it.
+    A network that is fed guidance takes `g: Guide | None = None` as well, one that is told augmentations `a: Augment |
+    None = None`; others are never given them.
     """
 
     @property
@@ -98,6 +108,16 @@ class FedNetwork(Network, Protocol):
     @property
     def fed(self) -> float:
         """Largest guidance scale that it was trained with, where calls take `g`; 0: they do not."""
+        ...
+
+
+@runtime_checkable
+class AugmentedNetwork(Network, Protocol):
+    """A network that can be told how its input was augmented."""
+
+    @property
+    def augmentation(self) -> int:
+        """Numbers in an augmentation label, where calls take `a`; 0: they do not."""
         ...
 
 

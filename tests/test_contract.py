@@ -43,7 +43,7 @@ def test_counted_passes_equal_planned_ones(method: str, precision: str) -> None:
     }
     experiment = Experiment.model_validate(tree)
     model, source = experiment.model_settings().build(), experiment.data.open()
-    x, y = source.train(range(8), 0)
+    x, y, _ = source.train(range(8), 0)
     loss = StepModule(model, {}, experiment.composer())(x, y, torch.Generator().manual_seed(0))
     assert loss.passes == measure(experiment).passes
 

@@ -260,7 +260,7 @@ def test_parts_of_a_draw_are_the_whole_draw(pairs: str) -> None:
     law = {"kind": pairs, "equal_share": 0.7}
     e = Experiment.model_validate({"data": "digits", "objectives": {"mf": {}}, "pairs": law, "guidance": "self"})
     composer, batch = e.composer(), 96
-    x, y = e.data.open().train(range(batch), 0)
+    x, y, _ = e.data.open().train(range(batch), 0)
 
     def draw(part: int, parts: int) -> Draw:
         own = None if y is None else y[part::parts]

@@ -43,7 +43,7 @@ def test_the_gpu_agrees_with_the_cpu(tmp_path: Path) -> None:
     losses = []
     for device in ("cpu", "cuda"):
         run = Run(_experiment(device=device), tmp_path / device)
-        x, y = run.source.train(range(32), 0)
+        x, y, _ = run.source.train(range(32), 0)
         composer = run.step_module().composer
         draw = composer.draw(x, y, torch.Generator().manual_seed(0))
         moved = draw._replace(**{k: v.to(device) for k, v in draw._asdict().items() if v is not None})
@@ -90,7 +90,7 @@ def test_differences_are_computed_without_tf32(tmp_path: Path, backbone: str) ->
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    x, y = e.data.open().train(range(32), 0)
+    x, y, _ = e.data.open().train(range(32), 0)
     draw = e.composer().draw(x, y, torch.Generator().manual_seed(0))
     found = []
     for device, kind in (("cpu", torch.float64), ("cuda", torch.float32)):

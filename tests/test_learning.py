@@ -239,7 +239,7 @@ class TestLoop:
         for micro in (32, 8):
             run = Run(_small(steps=1, batch=32, micro_batch=micro), tmp_path / str(micro))
             step, rows = run.step_module(), iter(range(0, 32, micro))
-            x, _ = run.source.train(range(32), 0)
+            x, _, _ = run.source.train(range(32), 0)
             whole = step.composer.draw(x, None, torch.Generator().manual_seed(0))
 
             def part(*_: Any, whole: Any = whole, rows: Any = rows, micro: int = micro) -> Any:
@@ -265,7 +265,7 @@ class TestLoop:
             return out
 
         run.model.forward = watched  # type: ignore[method-assign]
-        x, y = run.source.train(range(32), 0)
+        x, y, _ = run.source.train(range(32), 0)
         loss = step(x, y, torch.Generator().manual_seed(0))
         assert kinds == [(True, torch.bfloat16), (False, torch.float32)]
         assert loss.total.dtype == torch.float32

@@ -58,7 +58,7 @@ def test_recomputation_keeps_fewer_activations() -> None:
     kept = []
     for recompute in (False, True):
         assembly, sizes = assembled("dit", recompute=recompute), list[int]()
-        x, y = assembly.source.train(range(16), 0)
+        x, y, _ = assembly.source.train(range(16), 0)
 
         def pack(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
             sizes.append(tensor.numel())
@@ -100,7 +100,7 @@ def test_bf16_throughout_means_layers_in_bf16_and_derivatives_in_float32() -> No
         seen.add((torch.is_grad_enabled(), output.dtype))
 
     assembly.model.get_submodule("trunk.blocks.0.mlp").register_forward_hook(watch)
-    x, y = assembly.source.train(range(16), 0)
+    x, y, _ = assembly.source.train(range(16), 0)
     loss = assembly.step_module()(x, y, torch.Generator().manual_seed(0))
     assert (True, torch.bfloat16) in seen  # the forward with gradients
     assert (False, torch.float32) in seen  # the differences

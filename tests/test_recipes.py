@@ -96,7 +96,7 @@ def counted(experiment: Experiment) -> Count:
         {"ema": Averages(model, experiment.ema).network(model)},
         experiment.composer(shared_masks=model.has_dropout),
     )
-    x, y = experiment.data.open().train(range(batch), 0)
+    x, y, _ = experiment.data.open().train(range(batch), 0)
     loss = step(x, y, torch.Generator().manual_seed(0))
     assert loss.total.isfinite()
     assert loss.passes == Count(rows[1] / batch, rows[0] / batch), "passes are told as they are run"

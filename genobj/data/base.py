@@ -1,10 +1,13 @@
 """Data sets: settings that open into a source of training batches and held-out samples."""
 
 import abc
+from collections.abc import Callable
 from typing import NamedTuple
 
+from torch import Tensor
+
 from genobj.config.base import Config
-from genobj.types import Labels, Samples
+from genobj.types import Augment, Labels, Samples
 
 TRAIN, HELD_OUT, REFERENCE = 0xDA7A0, 0xDA7A1, 0xDA7A2
 """Streams of `seeds` that data draws from: far from the small numbers of other rooms, so that data and noise of the
@@ -12,10 +15,15 @@ same seed never share a generator."""
 
 
 class Batch(NamedTuple):
-    """Samples and, for labelled data, their labels."""
+    """Samples and, for labelled data, their labels; for augmented data what was done to each sample."""
 
     x: Samples
     y: Labels | None
+    a: Augment | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with every tensor changed."""
+        return Batch(*(None if value is None else change(value) for value in self))  # type: ignore[arg-type]
 
 
 class Source(abc.ABC):
@@ -55,6 +63,11 @@ class Data(Config, abc.ABC):
     @property
     def classes(self) -> int:
         """Number of labels; 0 if there are none."""
+        return 0
+
+    @property
+    def augmentation(self) -> int:
+        """Numbers in the augmentation label of a training sample (Batch.a); 0 if there are none."""
         return 0
 
     @abc.abstractmethod

@@ -98,7 +98,7 @@ class Diagnosis:
     def look(self, state: State) -> Values:
         """All values of this moment."""
         device, composer = next(state.model.parameters()).device, self.composer
-        x, y = self.held_out
+        x, y, _ = self.held_out
         with untouched(state.model, device), eagerly() if self.compiled else nullcontext():
             stream = mix(self.seed, LOOKS, state.step)
             torch.manual_seed(stream)

@@ -35,13 +35,11 @@ class Feed:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, rows: range) -> Batch:
-        x, y = self.source.train(rows, self.seed)
-        if self.device.type != "cuda":
-            return Batch(x, y)
-        return Batch(x.pin_memory(), None if y is None else y.pin_memory())
+        batch = self.source.train(rows, self.seed)
+        return batch.map(Tensor.pin_memory) if self.device.type == "cuda" else batch
 
     def _moved(self, batch: Batch) -> Batch:
-        return Batch(moved(batch.x, self.device), None if batch.y is None else moved(batch.y, self.device))
+        return batch.map(lambda value: moved(value, self.device))
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -104,14 +104,14 @@ def train(
             losses: list[Loss] = []
             for number in range(rounds):
                 at("data", state.step)
-                x, y = next(feed)
+                x, y, a = next(feed)
                 at("step", state.step)
                 part = number * ranks.world + ranks.rank
                 generator.manual_seed(mix(seed, DRAWS, state.step, 0))  # noise, times, dropped labels: of the batch
                 if step.composer.shared_masks:
                     torch.manual_seed(mix(seed, MASKS, state.step, part))  # dropout
                 with step.sync(number == rounds - 1):
-                    loss = step(x, y, generator, state.seen / total, part, parts)
+                    loss = step(x, y, generator, state.seen / total, part, parts, a)
                     (loss.total / rounds).backward()
                 losses.append(loss)
             bad = ranks.worst(health.watch(losses, global_norm(trained, optim.clip)))

@@ -11,7 +11,7 @@ from torch import nn
 
 from genobj.composer import Composer, Loss, Networks
 from genobj.model import Model
-from genobj.types import Labels, Samples
+from genobj.types import Augment, Labels, Samples
 
 
 class StepModule(nn.Module):
@@ -30,9 +30,10 @@ class StepModule(nn.Module):
         progress: float = 0.0,
         part: int = 0,
         parts: int = 1,
+        a: Augment | None = None,
     ) -> Loss:
         """The loss of one micro-batch: part `part` of `parts` of a batch, after `progress` of the run."""
-        return self.composer(self.networks, x, y, generator, progress, part, parts)
+        return self.composer(self.networks, x, y, generator, progress, part, parts, a)
 
     def sync(self, last: bool) -> AbstractContextManager[None]:
         """Around a micro-batch: gradients are exchanged after the last one only."""
@@ -55,7 +56,14 @@ class Step(Protocol):
         ...
 
     def __call__(
-        self, x: Samples, y: Labels | None, generator: torch.Generator, progress: float, part: int, parts: int
+        self,
+        x: Samples,
+        y: Labels | None,
+        generator: torch.Generator,
+        progress: float,
+        part: int,
+        parts: int,
+        a: Augment | None,
     ) -> Loss:
         """See StepModule.forward."""
         ...

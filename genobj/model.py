@@ -2,21 +2,24 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
+from genobj.autoencoders import Autoencoder
 from genobj.backbones.base import Backbone, Trunk
 from genobj.config.base import Config, Pick
 from genobj.heads.base import Head
+from genobj.heads.projection import ProjectionHead
 from genobj.parts import BACKBONES, HEADS, PATHS
 from genobj.paths.base import Path
+from genobj.reading import Reading, ReadingName, reading
 from genobj.types import Augment, Guide, Horizon, Labels, Samples, TimeTensor
 
 GUIDE = 3
-"""Numbers that a network with fed guidance takes as further channels of x_t."""
+"""Numbers of fed guidance: further channels of x_t where a trunk has no place of its own for them."""
 
 
 class Model(nn.Module):
@@ -33,15 +36,26 @@ class Model(nn.Module):
         *,
         trunk_r: bool,
         fed: float = 0.0,
+        guided: bool = False,
         augmentation: int = 0,
+        reading: Reading | None = None,
     ):
+        """trunk_r: whether the trunk is told r. guided: whether it is told fed guidance itself (Backbone.guided)."""
         super().__init__()
         self.trunk, self.heads = trunk, nn.ModuleDict(heads)
         self.horizons = dict(horizons)
-        self.trunk_r, self.fed, self.augmentation = trunk_r, fed, augmentation
+        self.trunk_r, self.fed, self.guided, self.augmentation = trunk_r, fed, guided, augmentation
+        self.reading = reading
+        """How the weights are read, where they come from elsewhere; times of heads are always ours."""
         interval = {name for name, horizon in horizons.items() if horizon == "interval"}
         self.sees_r = frozenset(heads) if trunk_r else frozenset(interval)
         """Heads whose output depends on r."""
+
+    @property
+    def units(self) -> list[nn.Module]:
+        """The repeated blocks of the trunk and of deeper heads; none if the trunk has none."""
+        deeper = [head.blocks for head in self.heads.values() if isinstance(head, ProjectionHead)]
+        return self.trunk.units and [*self.trunk.units, *(block for blocks in deeper for block in blocks)]
 
     @property
     def has_dropout(self) -> bool:
@@ -83,17 +97,23 @@ class Model(nn.Module):
 
         a: augmentation labels, for networks built to be told them; without them nothing was augmented.
         """
+        state, time, target = (x_t, t, r) if self.reading is None else self.reading.ask(x_t, t, r)
+        told: dict[str, Tensor | None] = {"a": a} if self.augmentation else {}
         if self.fed:
-            x_t = torch.cat([x_t, _channels(x_t, g)], 1)
-        told = {"a": a} if self.augmentation else {}
-        features = self.trunk(x_t, t, r=r if self.trunk_r else None, y=y, **told)
-        return {name: head(features, t, r) for name, head in self.heads.items()}
+            g = x_t.new_tensor([1.0, 0.0, 1.0]).expand(len(x_t), GUIDE) if g is None else g  # scale 1 everywhere
+            if self.guided:
+                told["g"] = g
+            else:
+                state = torch.cat([state, _channels(x_t, g)], 1)
+        features = self.trunk(state, time, r=target if self.trunk_r else None, y=y, **told)
+        out = {name: head(features, t, r) for name, head in self.heads.items()}
+        if self.reading is None:
+            return out
+        return out | {name: self.reading.velocity(out[name], x_t, t) for name in self.horizons}
 
 
-def _channels(x_t: Samples, g: Guide | None) -> Tensor:
-    """1 - 1/w, low and high as constant channels (b, 3, ...); without g the scale is 1 on the whole interval."""
-    if g is None:
-        g = x_t.new_tensor([1.0, 0.0, 1.0]).expand(len(x_t), GUIDE)
+def _channels(x_t: Samples, g: Guide) -> Tensor:
+    """1 - 1/w, low and high as constant channels (b, 3, ...)."""
     told = torch.cat([1 - 1 / g[:, :1], g[:, 1:]], 1).to(x_t.dtype)
     return told.view(*told.shape, *[1] * (x_t.ndim - 2)).expand(-1, -1, *x_t.shape[2:])
 
@@ -161,19 +181,40 @@ class ModelSettings(Config):
     """Largest guidance scale that the network is told; 0: guidance is no input."""
     augmentation: Annotated[int, Field(ge=0)] = 0
     """Numbers in the augmentation labels that the network is told in training; 0: none."""
+    reading: ReadingName | None = None
+    """Conventions of a network that was trained elsewhere: 'sit' (time and sign reversed), 'ddpm' (noise prediction at
+    1000 levels), 'edm' (inside EDM's preconditioning); unset: ours."""
+    autoencoder: Autoencoder | None = None
+    """What decodes samples to images; unset: samples are what they are."""
 
     def build(self, seed: int = 0) -> Model:
-        """The network with fresh weights (on the default device), the same for the same seed."""
+        """The network with fresh weights (on the default device), the same for the same seed.
+
+        ValueError if the backbone cannot take the shape, or cannot be told augmentation labels that there are.
+        """
+        guided = bool(self.fed) and self.backbone.guided
         r_in = {name: self._r_in(name) for name, horizon in self.horizons.items() if horizon == "interval"}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             trunk_r = "trunk" in r_in.values()
-            shape = (self.shape[0] + GUIDE * bool(self.fed), *self.shape[1:])
-            told = {"augmentation": self.augmentation} if self.augmentation else {}
-            trunk = self.backbone.build(shape, self.classes, sees_r=trunk_r, **told)
+            shape = (self.shape[0] + GUIDE * (bool(self.fed) and not guided), *self.shape[1:])
+            trunk = self.backbone.build(shape, self.classes, sees_r=trunk_r, **self._told(guided))
             sees = {name: bool(r_in) if head.scalar else r_in.get(name) == "head" for name, head in self.heads.items()}
             heads = {name: head.build(trunk, self.shape[0], sees_r=sees[name]) for name, head in self.heads.items()}
-        return Model(trunk, heads, self.horizons, trunk_r=trunk_r, fed=self.fed, augmentation=self.augmentation)
+        read = reading(self.reading, self.path)
+        more = {"fed": self.fed, "guided": guided, "augmentation": self.augmentation, "reading": read}
+        return Model(trunk, heads, self.horizons, trunk_r=trunk_r, **more)
+
+    def _told(self, guided: bool) -> dict[str, Any]:
+        """What only backbones that can be told it are asked to take."""
+        if self.augmentation and not self.backbone.augments:
+            name = BACKBONES.name_of(type(self.backbone))
+            raise ValueError(
+                f"data.augment: backbone {name} cannot be told how a sample was augmented; leave data.augment out, or "
+                "type backbone=unet."
+            )
+        told = {"guided": guided, "augmentation": self.augmentation}
+        return {name: value for name, value in told.items() if value}
 
     def _r_in(self, name: str) -> str:
         return self.heads[name].r_in or ("trunk" if len(self.horizons) == 1 else "head")

@@ -1,29 +1,44 @@
 """What every trunk must keep, parametrised over all registered backbones and a few presets."""
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genobj.backbones.base import Backbone, Trunk
-from genobj.backbones.dit import DiT
+from genobj.backbones.dit import DiT, Tokens
+from genobj.backbones.dit_layers import rotate, rotations
 from genobj.backbones.mlp import MLP
-from genobj.backbones.unet import UNet
+from genobj.backbones.unet import UNet, UNetTrunk
+from genobj.backbones.unet_layers import Block, Shortcut
 from genobj.config.base import find
 from genobj.parts import BACKBONES
 from genobj.registry import UnknownName
 
 NAMES = [*BACKBONES.names(), "dit-tiny", "dit-TINY/4", "unet-tiny"]
+SMALL = {"width": 32, "depth": 2, "heads": 2}
+VARIANTS: dict[str, Backbone] = {
+    "ncsnpp": UNet(encoder="residual", waves="fourier", bandwidth=1.0, filter=(1, 3, 3, 1)),
+    "modern": DiT(**SMALL, norm="rms", position="sincos+rope", mlp="swiglu", qk_norm=True, bias=False),
+    "both": DiT(**SMALL, position="rope", condition="both", tokens=Tokens(label=1, time=2, target=3)),
+    "tokens": DiT.model_validate({**DiT.preset("imf-b/2"), **SMALL, "tokens": {"time": 1, "label": 2}}),
+}
+"""The small form of everything that options offer."""
 SHAPES = [(2,), (1, 8, 8), (3, 16, 16), (2, 8, 16)]
 CLASSES = 3
 BATCH = 5
 
 
 def settings(name: str) -> Backbone:
+    if name in VARIANTS:
+        return VARIANTS[name]
     cls, preset = find(BACKBONES, name)
     part = cls.model_validate(preset)
     assert isinstance(part, Backbone)
@@ -41,7 +56,7 @@ def allowed() -> list[Any]:
                 assert len(shape) == 1, f"{name} refuses {shape}"
             else:
                 pairs.append(pytest.param(name, shape, id=f"{name}-{'x'.join(map(str, shape))}"))
-    return pairs
+    return pairs + [pytest.param(name, (2, 8, 4), id=name) for name in VARIANTS]
 
 
 every = pytest.mark.parametrize(("name", "shape"), allowed())
@@ -92,7 +107,8 @@ def test_features_and_output_have_their_shapes_and_start_at_zero(
         assert out.shape == (BATCH, out_channels, *shape[1:])
         assert not out.any()
     deeper = case.trunk.block()(features)
-    assert [part.shape for part in deeper] == [part.shape for part in features]
+    for before, after in zip(features, deeper, strict=True):
+        assert after is before or (before is not None and after is not None and after.shape == before.shape)
 
 
 @every
@@ -181,6 +197,8 @@ def test_a_state_dict_is_the_whole_trunk(name: str, shape: tuple[int, ...]) -> N
         (UNet(), (2,), "type backbone=mlp"),
         (UNet(), (1, 7, 8), "type backbone.multipliers=[1]"),
         (UNet(multipliers=(1, 2, 4, 4)), (1, 28, 28), "type backbone.multipliers=[1, 2, 4]"),
+        (DiT(condition="tokens", tokens=Tokens(time=0)), (1, 8, 8), "type heads.u.r_in=trunk"),
+        (DiT(condition="tokens", tokens=Tokens(target=0), two_times=True), (1, 8, 8), "type backbone.tokens.target=4"),
     ],
 )
 def test_a_refused_shape_is_one_sentence_that_says_what_to_type(
@@ -213,6 +231,10 @@ def test_presets_know_their_patch() -> None:
     [
         (DiT, {"width": 64, "heads": 3}),
         (DiT, {"width": 66}),
+        (DiT, {"width": 24, "heads": 4, "position": "rope"}),
+        (DiT, {"width": 12, "heads": 4, "position": "rope-1d"}),
+        (DiT, {"tokens": {"scale": 0}}),
+        (UNet, {"bandwidth": 0.0}),
         (UNet, {"filter": (1, 2, 1)}),
         (MLP, {"time_features": 3}),
     ],
@@ -231,7 +253,7 @@ def test_dropout_is_active_in_training_only() -> None:
     torch.testing.assert_close(trunk(x, t).hidden, trunk(x, t).hidden, rtol=0, atol=0)
 
 
-def perturbed(trunk: Trunk) -> None:
+def perturbed(trunk: nn.Module) -> None:
     with torch.no_grad():
         for parameter in trunk.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -252,3 +274,222 @@ def test_unet_filters_agree_on_constant_images() -> None:
         layer = trunk.get_submodule(name)
         resampled = layer._resample(torch.ones(1, layer.in_channels, 16, 16))  # type: ignore[operator]
         torch.testing.assert_close(resampled[..., 2:-2, 2:-2], torch.ones_like(resampled[..., 2:-2, 2:-2]))
+
+
+class TestNCSN:
+    @pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1)])
+    def test_a_shortcut_is_one_convolution_with_a_wider_kernel(self, taps: tuple[int, ...]) -> None:
+        """Kernel and filter convolved with each other, then every second pixel; the image is zero outside."""
+        shortcut = Shortcut(2, 4, taps).double()
+        perturbed(shortcut)
+        row = torch.tensor(taps, dtype=torch.float64) / sum(taps)
+        smooth = torch.outer(row, row).expand(4 * 2, 1, -1, -1)
+        padding = len(taps) - 1
+        wide = F.conv2d(shortcut.weight.view(1, 8, 3, 3), smooth, padding=padding, groups=8).view(
+            4, 2, *[3 + padding] * 2
+        )
+        x = torch.randn(2, 2, 16, 12, dtype=torch.float64)
+        expected = F.conv2d(x, wide, shortcut.bias, stride=2, padding=1 + (len(taps) - 1) // 2)
+        assert expected.shape == (2, 4, 8, 6)
+        torch.testing.assert_close(shortcut(x), expected)
+
+    def test_the_path_of_images_joins_every_level_and_the_decoder(self) -> None:
+        """Its last convolution moves the middle and the skip of its level, nothing before."""
+        trunk = VARIANTS["ncsnpp"].model_copy(update={"multipliers": (1, 1, 1)}).build((1, 8, 8), 0, sees_r=False)
+        assert isinstance(trunk, UNetTrunk)
+        assert [name for name in trunk.enc if "residual" in name] == ["4x4_aux_residual", "2x2_aux_residual"]
+        x, condition = torch.randn(2, 1, 8, 8), torch.randn(2, 128)
+        before = trunk._encoded(x, condition)
+        with torch.no_grad():
+            trunk.get_parameter("enc.2x2_aux_residual.weight").add_(1.0)
+        after = trunk._encoded(x, condition)
+        moved = [not torch.equal(one, two) for one, two in zip(before[1], after[1], strict=True)]
+        first = [name for name in trunk.enc if "residual" not in name].index("2x2_down")
+        assert moved == [False] * first + [True] * (len(moved) - first)
+        assert not torch.equal(before[0].hidden, after[0].hidden)
+
+    def test_blocks_are_units(self) -> None:
+        trunk = VARIANTS["ncsnpp"].build((1, 8, 8), 0, sees_r=False)
+        assert trunk.units == [m for m in trunk.modules() if isinstance(m, Block)]
+
+
+class TestAugmentationLabels:
+    def trunk(self) -> Trunk:
+        trunk = UNet(channels=16, dropout=0.3).build((1, 8, 8), 3, sees_r=True, augmentation=6)
+        perturbed(trunk)
+        return trunk
+
+    def test_they_matter_and_none_are_zeros(self) -> None:
+        trunk = self.trunk().eval()
+        x, t, a = torch.randn(2, 1, 8, 8), torch.rand(2), torch.randn(2, 6)
+        outs = [trunk(x, t, r=t / 2, a=labels).hidden for labels in (a, a + 1, torch.zeros(2, 6), None)]
+        assert not torch.allclose(outs[0], outs[1])
+        assert not torch.allclose(outs[0], outs[2])
+        torch.testing.assert_close(outs[2], outs[3])
+
+    def test_every_label_learns(self) -> None:
+        trunk = self.trunk()
+        x, t = torch.randn(4, 1, 8, 8), torch.rand(4)
+        trunk(x, t, r=t / 2, y=torch.arange(4), a=torch.randn(4, 6)).hidden.square().sum().backward()
+        gradient = trunk.get_parameter("map_augment.weight").grad
+        assert gradient is not None
+        assert gradient.any(dim=0).all()
+
+
+def fed(**more: Any) -> Trunk:
+    settings = DiT.model_validate({**SMALL, "condition": "tokens", **more})
+    assert settings.guided
+    trunk = settings.build((1, 8, 8), 3, sees_r=False, guided=True)
+    perturbed(trunk)
+    return trunk
+
+
+class TestTokens:
+    @pytest.mark.parametrize("condition", ["tokens", "both"])
+    def test_scale_and_both_ends_of_fed_guidance_matter(self, condition: str) -> None:
+        trunk = fed(condition=condition)
+        x, t, g = torch.randn(2, 1, 8, 8), torch.rand(2), torch.tensor([[2.0, 0.1, 0.9], [3.0, 0.2, 0.8]])
+        out = trunk(x, t, g=g).hidden
+        for i in range(3):
+            other = trunk(x, t, g=g + 0.1 * torch.eye(3)[i]).hidden
+            assert (other - out).flatten(1).norm(dim=1).min() > 1e-5
+        out.square().sum().backward()
+        assert all(p.grad is not None and p.grad.any() for p in trunk.parameters() if p.requires_grad)
+
+    def test_they_lie_before_the_patches_and_are_left_out_at_the_end(self) -> None:
+        trunk = fed(tokens={"label": 1, "scale": 2, "interval": 3, "time": 4})
+        assert [(name, len(tokens)) for name, tokens in trunk.registers.items()] == [  # type: ignore[union-attr, operator]
+            ("label", 1), ("scale", 2), ("low", 3), ("high", 3), ("time", 4),
+        ]  # fmt: skip
+        g = torch.tensor([[2.0, 0.0, 1.0]])
+        features = trunk(torch.randn(1, 1, 8, 8), torch.rand(1), g=g)
+        assert features.hidden.shape == (1, 13 + 16, 32)
+        output = trunk.projection(5)
+        perturbed(output)
+        moved = features.hidden + torch.cat([torch.ones(13), torch.zeros(16)])[:, None]
+        assert output(features).shape == (1, 5, 8, 8)
+        torch.testing.assert_close(output(features._replace(hidden=moved)), output(features))
+
+    def test_without_t_the_network_depends_on_the_gap_alone(self) -> None:
+        settings = DiT.model_validate({**SMALL, "condition": "tokens", "tokens": {"time": 0}})
+        trunk = settings.build((1, 8, 8), 0, sees_r=True)
+        perturbed(trunk)
+        x, t, r = torch.randn(2, 1, 8, 8), torch.tensor([0.5, 0.7]), torch.tensor([0.25, 0.5])
+        torch.testing.assert_close(trunk(x, t, r=r).hidden, trunk(x, t + 0.25, r=r + 0.25).hidden)
+        assert not torch.allclose(trunk(x, t, r=r).hidden, trunk(x, t + 0.25, r=r).hidden)
+
+    def test_without_labels_or_guidance_they_have_no_tokens(self) -> None:
+        trunk = DiT(**SMALL, condition="both").build((1, 8, 8), 0, sees_r=True)
+        assert list(trunk.registers) == ["time", "target"]
+        assert not DiT(**SMALL).guided
+        assert not DiT(**SMALL, condition="both", tokens=Tokens(scale=0, interval=0)).guided
+
+
+class TestTransformerOptions:
+    def test_official_names_are_the_default(self) -> None:
+        names = {
+            name.partition(".0.")[2] for name in DiT().build((1, 8, 8), 0, sees_r=False).state_dict() if ".0." in name
+        }
+        layers = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation.1")
+        assert names - {"weight", "bias"} == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+
+    def test_rotated_products_depend_on_differences_of_places(self) -> None:
+        q, k = torch.randn(2, 6, 8, dtype=torch.float64)
+        places = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]], dtype=torch.float64)
+        near, far = (rotations(places + move, 8) for move in (0, torch.tensor([3.0, 7.0])))
+        scores = [rotate(q, turn) @ rotate(k, turn).mT for turn in (near, far)]
+        torch.testing.assert_close(*scores)
+        assert not torch.allclose(scores[0], q @ k.mT)
+        torch.testing.assert_close(rotate(q, near).norm(dim=-1), q.norm(dim=-1))
+        first = rotations(places * torch.tensor([1.0, 0.0]), 8)
+        assert torch.equal(rotate(q, first)[:, 4:], q[:, 4:]), "the second half of the channels is about columns"
+
+    @pytest.mark.parametrize("position", ["sincos", "rope", "sincos+rope", "rope-1d"])
+    def test_the_network_sees_where_a_patch_lies(self, position: str) -> None:
+        trunk = DiT.model_validate({**SMALL, "position": position}).build((1, 8, 8), 0, sees_r=False)
+        perturbed(trunk)
+        assert ("pos_embed" in trunk.state_dict()) == ("sincos" in position)
+        x, t = torch.randn(1, 1, 8, 8), torch.rand(1)
+        moved = (
+            trunk(x.roll((2, 4), dims=(2, 3)), t).hidden.unflatten(1, (4, 4)).roll((-1, -2), dims=(1, 2)).flatten(1, 2)
+        )
+        assert not torch.allclose(moved, trunk(x, t).hidden, atol=1e-4)
+
+    def test_registers_are_not_turned_by_row_and_column(self) -> None:
+        trunk = DiT(**SMALL, condition="both", position="rope").build((1, 8, 8), 0, sees_r=False)
+        cos, sin = trunk(torch.randn(1, 1, 8, 8), torch.rand(1)).context
+        assert cos.shape == sin.shape == (4 + 16, 8)
+        assert (cos[:5] == 1).all()
+        assert (sin[:5] == 0).all()
+        assert (sin[6:] != 0).any(dim=1).all()
+
+    def test_normalised_queries_and_keys_have_no_size(self) -> None:
+        trunk = DiT(**SMALL, qk_norm=True).build((1, 8, 8), 0, sees_r=False)
+        perturbed(trunk)
+        x, t = torch.randn(2, 1, 8, 8), torch.rand(2)
+        before = trunk(x, t).hidden
+        with torch.no_grad():
+            for name in ("weight", "bias"):
+                trunk.get_parameter(f"blocks.0.attn.qkv.{name}")[:64].mul_(8.0)
+        torch.testing.assert_close(trunk(x, t).hidden, before, rtol=1e-4, atol=1e-4)
+
+    def test_a_gated_mlp_is_the_formula(self) -> None:
+        mlp = DiT(**SMALL, mlp="swiglu", mlp_ratio=8 / 3, bias=False).build((1, 8, 8), 0, sees_r=False).block().mlp
+        assert not any("bias" in name for name in mlp.state_dict())
+        (a, b), w = mlp.w12.weight.chunk(2), mlp.w3.weight
+        x = torch.randn(3, 32)
+        assert w.shape == (32, 85)
+        torch.testing.assert_close(mlp(x), (F.silu(x @ a.mT) * (x @ b.mT)) @ w.mT)
+
+    def test_fed_guidance_of_the_official_network_stays_in_channels(self) -> None:
+        """Saved runs keep loading."""
+        assert not DiT().guided
+        assert not UNet().guided
+        assert not MLP().guided
+
+
+COMPILED = """
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tests.test_backbones import VARIANTS, UNet, perturbed
+
+def check(backbone, training):
+    trunk = backbone.build((2, 8, 8), 3, sees_r=True)
+    output = trunk.projection(2)
+    perturbed(trunk.train(training)), perturbed(output)
+    x, d, t, y = torch.randn(2, 2, 8, 8), torch.randn(2, 2, 8, 8), torch.rand(2), torch.arange(2)
+    r = t / 2
+
+    def tangent(x, t, d):
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            return torch.func.jvp(lambda x, t: output(trunk(x, t, r=r, y=y)), (x, t), (d, torch.ones_like(t)))[1]
+
+    expected = tangent(x, t, d)
+    found = torch.compile(tangent, backend="aot_eager", fullgraph=True)(x, t, d)
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+check(UNet(channels=16, blocks=(0, 1)), True)
+check(UNet(channels=16, blocks=(0, 1)), False)
+check(VARIANTS["tokens"], True)
+print("compiled")
+"""
+
+
+@pytest.mark.slow
+def test_forward_mode_runs_inside_compiled_functions() -> None:
+    """In a process of its own: a failure in dynamo's tracing leaves it unusable. FACTS.md (d): affine norms fail."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILED], capture_output=True, text=True, timeout=600)
+    assert done.stdout.endswith("compiled\n"), done.stderr[-2000:]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_norms_are_the_same_where_forward_mode_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast sibling: scale and shift behind the norm give the same values and tangents."""
+    case = Case("unet-tiny", (1, 8, 8)).perturb().double()
+    along = (torch.randn_like(case.x), torch.ones_like(case.t))
+    found = []
+    for compiling in (False, True):
+        monkeypatch.setattr("torch.compiler.is_compiling", lambda answer=compiling: answer)
+        with sdpa_kernel(SDPBackend.MATH):
+            found.append(torch.func.jvp(lambda x, t: case(x=x, t=t), (case.x, case.t), along))
+    torch.testing.assert_close(*found)

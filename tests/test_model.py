@@ -5,14 +5,18 @@ from typing import Any
 import pytest
 import torch
 
+from genobj.backbones.dit import DiT
+from genobj.derivatives import Derivative
 from genobj.experiment import Experiment
 from genobj.model import ModelSettings, Reweighted
 from genobj.parts import BACKBONES, HEADS, PATHS
+from genobj.passes import Count, Masks, StepPasses
 from genobj.training.averages import EMA, Averages
+from genobj.types import Draw
 
 
 def _settings(
-    backbone: str, horizons: dict[str, Any], heads: dict[str, Any] | None = None, **more: Any
+    backbone: Any, horizons: dict[str, Any], heads: dict[str, Any] | None = None, **more: Any
 ) -> ModelSettings:
     tree = {
         "backbone": backbone,
@@ -83,6 +87,103 @@ def test_a_second_head_on_dit_xl_costs_what_the_paper_says() -> None:
             model = _settings("dit-xl/2", horizons, shape=(4, 32, 32), classes=1000).build()
             sizes.append(sum(p.numel() for p in model.parameters()))
     assert sizes == [675_111_184, 675_111_184 + 2_674_960]
+
+
+_SMALL = {"kind": "dit", "width": 32, "depth": 1, "heads": 2}
+_UNET = {"kind": "unet", "channels": 8, "blocks": (0, 1)}
+NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "modern": (_SMALL | {"norm": "rms", "position": "sincos+rope", "mlp": "swiglu", "qk_norm": True}, {"fed": 4.0}),
+    "both": (_SMALL | {"condition": "both", "position": "rope"}, {"fed": 4.0}),
+    "imf": (DiT.preset("imf-b/2") | _SMALL, {"fed": 4.0}),
+    "ncsnpp": (_UNET | {"encoder": "residual", "waves": "fourier", "bandwidth": 0.5}, {"augmentation": 6}),
+    "dropout": (_UNET | {"dropout": 0.3}, {"augmentation": 6}),
+}
+"""Variants of backbones (name, what the model is told besides), with a deep head u and a flat one v that both see r."""
+
+
+def _network(name: str, dtype: torch.dtype = torch.float64) -> Any:
+    backbone, more = NETWORKS[name]
+    heads = {"u": {"depth": 2, "r_in": "trunk"}, "v": {}}
+    return _stirred(_settings(backbone, {"u": "interval", "v": "instant"}, heads, **more).build().to(dtype))
+
+
+def _drawn(name: str, dtype: torch.dtype = torch.float64) -> Draw:
+    x, z, v = (torch.randn(5, 1, 8, 8, dtype=dtype) for _ in range(3))
+    t = torch.rand(5, dtype=dtype)
+    g = torch.rand(5, 3, dtype=dtype) + 0.5 if "fed" in NETWORKS[name][1] else None
+    a = torch.randn(5, 6, dtype=dtype) if "augmentation" in NETWORKS[name][1] else None
+    return Draw(x, z, t, t * torch.rand(5, dtype=dtype), x, v, v, torch.arange(5), g=g, a=a)
+
+
+class TestVariants:
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_derivatives_agree_and_no_function_lacks_a_rule(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With dropout in the same masks, and with the augmentation labels of the step, which nobody asks for."""
+        net, draw = _network(name), _drawn(name)
+        masks = Masks(torch.device("cpu")) if net.has_dropout else None
+        passes = StepPasses({"online": net}, 5, masks, a=draw.a)
+        exact = {head: Derivative(method="jvp")(draw, passes, head) for head in ("u", "v")}
+        with monkeypatch.context() as patch:
+            patch.setattr("genobj.tangents.tape.forward_mode", None)  # a function without a rule would call it
+            passes.main(draw.point, beside=["u", "v"])
+            beside = {head: Derivative(method="tangent")(draw, passes, head) for head in ("u", "v")}
+        for head, expected in exact.items():
+            size = expected.abs().max()
+            assert (beside[head] - expected).abs().max() <= 1e-11 * size
+            differences = Derivative(step=1e-4)(draw, passes, head)
+            assert 0 < (differences - expected).abs().max() <= 1e-5 * size
+        assert passes.count == Count(1, 2, 2)
+        if draw.a is not None:
+            unlike = StepPasses({"online": net}, 5, masks, a=draw.a + 1)
+            assert not torch.allclose(Derivative(method="jvp")(draw, unlike, "u"), exact["u"])
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_every_weight_learns_after_one_step_from_the_initialisation(self, name: str) -> None:
+        backbone, more = NETWORKS[name]
+        heads = {"u": {"depth": 1, "r_in": "trunk"}, "v": {}}
+        net = _settings(backbone, {"u": "interval", "v": "instant"}, heads, **more).build()
+        draw = _drawn(name, torch.float32)
+        weights = {key: p for key, p in net.named_parameters() if p.requires_grad}
+        steps = torch.optim.Adam(weights.values(), lr=0.01)
+        for _ in range(3):  # output layers first, then gates, then all behind them
+            steps.zero_grad()
+            out = net(draw.x_t, draw.t, r=draw.r, y=draw.y, g=draw.g, a=draw.a)
+            sum((value - draw.v_t).square().mean() for value in out.values()).backward()
+            steps.step()
+        assert [key for key, p in weights.items() if p.grad is None or not p.grad.any()] == []
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_bf16_throughout_is_near(self, name: str) -> None:
+        net, draw = _network(name, torch.float32).eval(), _drawn(name, torch.float32)
+        told = {"r": draw.r, "y": draw.y, "g": draw.g, "a": draw.a}
+        exact, rough = net(draw.x_t, draw.t, **told), net.lowered()(draw.x_t, draw.t, **told)
+        for head, value in exact.items():
+            assert rough[head].dtype == torch.bfloat16
+            assert (rough[head] - value).norm() < 0.1 * value.norm()
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_deep_heads_are_units_too(self, name: str) -> None:
+        net = _network(name)
+        assert net.units == [*net.trunk.units, *net.heads["u"].blocks]
+        assert len(net.heads["u"].blocks) == 2
+        assert not _settings("mlp", {"u": "data"}, {"u": {"depth": 2}}).build().units
+
+
+def test_fed_guidance_enters_where_the_backbone_has_a_place_for_it() -> None:
+    for name, channels in (("modern", 4), ("imf", 1)):
+        net, draw = _network(name), _drawn(name)
+        assert net.trunk.x_embedder.proj.in_channels == channels
+        plain = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64).expand(5, 3)
+        told, untold, other = (net(draw.x_t, draw.t, r=draw.r, y=draw.y, g=g)["u"] for g in (plain, None, draw.g))
+        torch.testing.assert_close(told, untold)
+        assert not torch.allclose(told, other)
+
+
+def test_augmentation_labels_that_a_backbone_cannot_take_are_refused() -> None:
+    for backbone in ("mlp", "dit-tiny"):
+        with pytest.raises(ValueError, match=r"data\.augment: backbone .* type backbone=unet"):
+            _settings(backbone, {"v": "instant"}, augmentation=6).build()
 
 
 class TestAverages:

@@ -1,7 +1,7 @@
 """A backbone's settings know how to build its trunk; the trunk itself is plain torch."""
 
 import abc
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -16,6 +16,8 @@ class Features(NamedTuple):
     """(batch, ...) with the channels on the trunk's `channel_axis`."""
     condition: Tensor
     """(batch, width): embedding of time and label, for output layers that modulate with it."""
+    context: Tensor | None = None
+    """What else a trunk's blocks need, the same for all of them; handed through."""
 
 
 class Trunk(nn.Module, abc.ABC):
@@ -50,7 +52,19 @@ class Trunk(nn.Module, abc.ABC):
 
 
 class Backbone(Config, abc.ABC):
-    """Settings of a trunk."""
+    """Settings of a trunk.
+
+    Capabilities beyond the contract: a backbone that `augments` takes `augmentation=` in build (numbers in a label) and
+    `a=` in its trunk's forward; one that is `guided` takes `guided=True` and `g=`. Others are never given them.
+    """
+
+    augments: ClassVar[bool] = False
+    """Whether trunks can be told augmentation labels."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether trunks can be told fed guidance; else it is fed as constant channels of x_t."""
+        return False
 
     @abc.abstractmethod
     def build(self, shape: tuple[int, ...], classes: int, *, sees_r: bool) -> Trunk:

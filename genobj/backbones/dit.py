@@ -1,38 +1,88 @@
-"""Diffusion transformer, arXiv 2212.09748 (DiT) and 2401.08740 (SiT).
+"""Diffusion transformer, arXiv 2212.09748 (DiT) and 2401.08740 (SiT), with the variants that followed.
 
-Parameter names, shapes and initialisation are those of the official DiT and SiT, so that their state dicts load: the
-trunk is the official network without `final_layer`, a projection is one `final_layer`. MeanFlow's second time enters
-as `r_embedder`, fed t - r. Times are fed unscaled. Shapes: b batch, n tokens, w width.
+By default parameter names, shapes and initialisation are those of the official DiT and SiT, so that their state dicts
+load: the trunk is the official network without `final_layer`, a projection is one `final_layer`. MeanFlow's second time
+enters as `r_embedder`, fed t - r. Options: RMSNorm, rotary positions, SwiGLU and normalised queries and keys as in
+LightningDiT (arXiv 2501.01423), and conditioning tokens beside or instead of adaLN as in improved MeanFlow
+(arXiv 2512.02012). Times are fed unscaled. Shapes: b batch, n tokens, w width.
 """
 
 import math
-from typing import Any, ClassVar, final
+from functools import reduce
+from typing import Any, ClassVar, Literal, final
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from genobj.backbones.base import Backbone, Features, Trunk
+from genobj.backbones.dit_layers import (
+    Block,
+    FinalLayer,
+    GuideEmbedder,
+    LabelEmbedder,
+    PatchEmbedder,
+    Style,
+    TimeEmbedder,
+    grid_places,
+    positions,
+    rotations,
+)
+from genobj.config.base import Config
 from genobj.registry import UnknownName
-from genobj.types import Labels, Samples, TimeTensor
+from genobj.types import Guide, Labels, Samples, TimeTensor
 
-_SIZES = {
+_IMF = {  # conditioned on t - r, not on t; trained with heads of depth 8
+    "norm": "rms",
+    "position": "rope-1d",
+    "mlp": "swiglu",
+    "mlp_ratio": 8 / 3,
+    "qk_norm": True,
+    "bias": False,
+    "condition": "tokens",
+    "tokens": {"time": 0},
+}
+_SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"depth": 4, "width": 64, "heads": 4},  # 8 x 8 digits: 330 thousand parameters
     "s": {"depth": 12, "width": 384, "heads": 6},  # 33 million at patch 2, 4 channels, 1000 classes
     "b": {"depth": 12, "width": 768, "heads": 12},  # 131 million
     "m": {"depth": 16, "width": 1024, "heads": 16},  # 307 million; MeanFlow's own, arXiv 2505.13447
     "l": {"depth": 24, "width": 1024, "heads": 16},  # 458 million
     "xl": {"depth": 28, "width": 1152, "heads": 16},  # 675 million
+    "imf-b": {"depth": 4, "width": 768, "heads": 12, **_IMF},  # 89 million with one head of depth 8, 146 with two
+    "imf-m": {"depth": 16, "width": 768, "heads": 12, **_IMF},  # 174, 231
+    "imf-l": {"depth": 24, "width": 1024, "heads": 16, **_IMF},  # 409, 510
+    "imf-xl": {"depth": 40, "width": 1024, "heads": 16, **_IMF},  # 610, 711
 }
-_WAVES = 256
-"""Features of a time before its MLP."""
+
+
+@final
+class Tokens(Config):
+    """How many conditioning tokens join the sequence for each input (defaults: improved MeanFlow's)."""
+
+    label: NonNegativeInt = 8
+    """For the label, where there are labels."""
+    scale: NonNegativeInt = 4
+    """For the guidance scale, where guidance is fed."""
+    interval: NonNegativeInt = 2
+    """For each end of the guidance interval, where guidance is fed."""
+    time: NonNegativeInt = 4
+    """For t; 0 together with condition=tokens: the network is told t - r only (improved MeanFlow)."""
+    target: NonNegativeInt = 4
+    """For t - r, where the trunk is told r."""
+
+    @model_validator(mode="after")
+    def _guidance_is_whole(self) -> "Tokens":
+        if (self.scale > 0) != (self.interval > 0):
+            raise ValueError(
+                "guidance is a scale and an interval: set both tokens.scale and tokens.interval, or 0 twice."
+            )
+        return self
 
 
 @final
 class DiT(Backbone):
-    """Diffusion transformer (DiT, SiT) for images and latents; sizes dit-tiny, dit-s/2 to dit-xl/2."""
+    """Diffusion transformer (DiT, SiT) for images and latents; sizes dit-tiny, dit-s/2 to dit-xl/2, dit-imf-b/2 ..."""
 
     citations: ClassVar[tuple[str, ...]] = ("peebles2023dit", "ma2024sit")
 
@@ -49,24 +99,56 @@ class DiT(Backbone):
     two_times: bool = False
     """A second time embedder, fed t - r, also where the trunk is told no r (then r = 0): the 679M of DuMo's tables
     have one besides the second head, which alone makes 678M."""
+    norm: Literal["layer", "rms"] = "layer"
+    """Normalisation of tokens: without weights, or root mean square with a weight per channel."""
+    position: Literal["sincos", "rope", "sincos+rope", "rope-1d"] = "sincos"
+    """Where a token lies: added to it, or by turning queries and keys, by row and column, or along the sequence."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """A block's MLP: two layers around a GELU, or a gated one (its equal in size has mlp_ratio 8/3)."""
+    qk_norm: bool = False
+    """Whether queries and keys are normalised (root mean square)."""
+    bias: bool = True
+    """Whether the linear layers of attention and MLP have biases."""
+    condition: Literal["adaln", "tokens", "both"] = "adaln"
+    """How times, label and fed guidance enter: by scales, shifts and gates of every block, as tokens of the sequence,
+    or both ways. With tokens alone, gates are learned vectors."""
+    tokens: Tokens = Tokens()
+    """Numbers of conditioning tokens, where there are any."""
 
     @classmethod
     def preset(cls, name: str) -> dict[str, Any]:
-        """Settings of 'tiny', 's/2', ..., 'xl/2': a size, and a patch after the slash (2 without one)."""
+        """Settings of 'tiny', 's/2', ..., 'xl/2', 'imf-b/2', ...: a size, and after the slash a patch (else 2)."""
         size, slash, patch = name.lower().partition("/")
         if size not in _SIZES or (slash and not (patch.isdecimal() and int(patch))):
             known = ", ".join(f"dit-{size}" if size == "tiny" else f"dit-{size}/2" for size in _SIZES)
             raise UnknownName(f"unknown size {name!r} of backbone dit; type {known} (any patch after the slash).")
         return {**_SIZES[size], "patch": int(patch or 2)}
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """The numbers of tokens, where there are none."""
+        return frozenset({"tokens"}) if self.condition == "adaln" else frozenset()
+
+    @property
+    def guided(self) -> bool:
+        """See Backbone.guided: fed guidance enters by tokens, if they have places for it."""
+        return self.condition != "adaln" and self.tokens.scale > 0
+
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "DiT":
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by {self.heads} attention heads; change either.")
+        pairs = {"sincos": 1, "rope-1d": 2}.get(self.position, 4)
+        if self.width // self.heads % pairs:
+            each = f"an attention head has {self.width // self.heads} channels"
+            raise ValueError(f"position={self.position} turns channels by {pairs}, and {each}; change width or heads.")
         return self
 
-    def build(self, shape: tuple[int, ...], classes: int, *, sees_r: bool) -> "DiTTrunk":
-        """The trunk for images (channels, height, width) whose sides are divisible by the patch."""
+    def build(self, shape: tuple[int, ...], classes: int, *, sees_r: bool, guided: bool = False) -> "DiTTrunk":
+        """The trunk for images (channels, height, width) whose sides are divisible by the patch.
+
+        guided: whether it is told fed guidance (where `self.guided`).
+        """
         if len(shape) != 3:
             raise ValueError(f"backbone dit takes images (channels, height, width), not {shape}; type backbone=mlp.")
         side = math.gcd(*shape[1:])
@@ -74,177 +156,116 @@ class DiT(Backbone):
             fits = min((p for p in range(1, side + 1) if side % p == 0), key=lambda p: abs(p - self.patch))
             sizes = f"{shape[1]}x{shape[2]}"
             raise ValueError(f"size {sizes} is not divisible by patch {self.patch}; type backbone.patch={fits}.")
-        return DiTTrunk(self, shape, classes, sees_r)
+        if self.condition == "tokens":
+            self._check_tokens(classes, sees_r or self.two_times)
+        return DiTTrunk(self, shape, classes, sees_r, guided)
+
+    def _check_tokens(self, classes: int, two_times: bool) -> None:
+        """Nothing that the trunk is told may be without a way in."""
+        lacks = [("target", "t - r", two_times), ("label", "the labels", classes)]
+        for name, what, told in lacks:
+            if told and not getattr(self.tokens, name):
+                raise ValueError(f"no tokens tell the backbone {what}; type backbone.tokens.{name}=4.")
+        if not (self.tokens.time or two_times):
+            raise ValueError("no tokens tell the backbone a time; type heads.u.r_in=trunk or backbone.tokens.time=4.")
 
 
 class DiTTrunk(Trunk):
-    """(b, c, height, width) -> hidden (b, n, w), condition (b, w)."""
+    """(b, c, height, width) -> hidden (b, registers + n, w), condition (b, w), context: rotations or None.
 
-    def __init__(self, settings: DiT, shape: tuple[int, ...], classes: int, sees_r: bool):
+    Registers are the conditioning tokens; they lie before the patches, and the output layer leaves them out.
+    """
+
+    def __init__(self, settings: DiT, shape: tuple[int, ...], classes: int, sees_r: bool, guided: bool):
         super().__init__()
-        self.settings, self.classes, self.channels = settings, classes, settings.width
+        self.settings, self.classes, self.channels, self.sees_r = settings, classes, settings.width, sees_r
         self.grid = (shape[1] // settings.patch, shape[2] // settings.patch)
-        self.x_embedder = PatchEmbedder(shape[0], settings.width, settings.patch)
-        self.t_embedder = TimeEmbedder(settings.width)
-        self.sees_r = sees_r
-        self.r_embedder = TimeEmbedder(settings.width) if sees_r or settings.two_times else None
-        self.y_embedder = LabelEmbedder(classes, settings.width) if classes else None
-        self.pos_embed = nn.Parameter(_positions(*self.grid, settings.width), requires_grad=False)
+        width, adaptive, tokens = settings.width, settings.condition != "tokens", settings.tokens
+        self.x_embedder = PatchEmbedder(shape[0], width, settings.patch)
+        self.t_embedder = TimeEmbedder(width) if adaptive or tokens.time else None
+        self.r_embedder = TimeEmbedder(width) if sees_r or settings.two_times else None
+        self.y_embedder = LabelEmbedder(classes, width) if classes else None
+        self.g_embedder = GuideEmbedder(width) if guided else None
+        self.registers = nn.ParameterDict(self._registers().items() if settings.condition != "adaln" else ())
+        self.pos_embed = None
+        if "sincos" in settings.position:
+            self.pos_embed = nn.Parameter(positions(*self.grid, width), requires_grad=False)
+        inner = int(width * settings.mlp_ratio)
+        kinds = settings.norm, settings.mlp, settings.qk_norm, settings.bias
+        self.style = Style(width, settings.heads, inner, *kinds, adaptive)
         self.blocks = nn.ModuleList(self.block() for _ in range(settings.depth))
 
-    def forward(self, x_t: Samples, t: TimeTensor, *, r: TimeTensor | None = None, y: Labels | None = None) -> Features:
-        """Features of x_t; y = None stands for the null label."""
-        features = Features(self.x_embedder(x_t) + self.pos_embed, self._condition(t, r, y))
+    def _registers(self) -> dict[str, nn.Parameter]:
+        """Learned tokens (count, w), of every kind that something is told by, from N(0, 1 / w)."""
+        tokens, counts = self.settings.tokens, dict[str, int]()
+        if self.y_embedder is not None:
+            counts["label"] = tokens.label
+        if self.g_embedder is not None:
+            counts |= {"scale": tokens.scale, "low": tokens.interval, "high": tokens.interval}
+        if self.t_embedder is not None:
+            counts["time"] = tokens.time
+        if self.r_embedder is not None:
+            counts["target"] = tokens.target
+        width = self.settings.width
+        return {name: nn.Parameter(torch.randn(n, width) / math.sqrt(width)) for name, n in counts.items() if n}
+
+    @property
+    def units(self) -> list[nn.Module]:
+        """The blocks."""
+        return list(self.blocks)
+
+    def forward(
+        self,
+        x_t: Samples,
+        t: TimeTensor,
+        *,
+        r: TimeTensor | None = None,
+        y: Labels | None = None,
+        g: Guide | None = None,
+    ) -> Features:
+        """Features of x_t; y = None stands for the null label; g is given iff the trunk was built to be guided."""
+        told = self._told(t, r, y, g)
+        hidden = self.x_embedder(x_t)
+        if self.pos_embed is not None:
+            hidden = hidden + self.pos_embed
+        if self.registers:
+            tokens = [register + told[name][:, None] for name, register in self.registers.items()]
+            hidden = torch.cat([*tokens, hidden], dim=1)
+        features = Features(hidden, reduce(torch.add, told.values()), self._rotations(hidden))
         for block in self.blocks:
             features = block(features)
         return features
 
-    def _condition(self, t: Tensor, r: Tensor | None, y: Tensor | None) -> Tensor:
+    def _told(self, t: Tensor, r: Tensor | None, y: Tensor | None, g: Tensor | None) -> dict[str, Tensor]:
+        """Embeddings (b, w) of everything that the network is told."""
         assert (r is not None) == self.sees_r, "r is given iff the trunk was built to see it"
         assert y is None or self.y_embedder is not None, "labels were given to a trunk that was built without classes"
-        condition = self.t_embedder(t)
+        assert (g is not None) == (self.g_embedder is not None), "g is given iff the trunk was built to be guided"
+        told: dict[str, Tensor] = {}
+        if self.t_embedder is not None:
+            told["time"] = self.t_embedder(t)
         if self.r_embedder is not None:
-            condition = condition + self.r_embedder(t if r is None else t - r)
+            told["target"] = self.r_embedder(t if r is None else t - r)
         if self.y_embedder is not None:
-            condition = condition + self.y_embedder(
-                torch.full_like(t, self.classes, dtype=torch.long) if y is None else y
-            )
-        return condition
+            told["label"] = self.y_embedder(torch.full_like(t, self.classes, dtype=torch.long) if y is None else y)
+        return told if self.g_embedder is None or g is None else told | self.g_embedder(g)
 
-    def projection(self, out_channels: int) -> "FinalLayer":
-        """The official final layer with its own modulation."""
-        return FinalLayer(self.channels, out_channels, self.settings.patch, self.grid)
+    def _rotations(self, hidden: Tensor) -> Tensor | None:
+        """Cosines and sines for queries and keys; by row and column registers are not turned."""
+        if "rope" not in self.settings.position:
+            return None
+        channels, count = self.settings.width // self.settings.heads, hidden.shape[1]
+        like = hidden.new_empty(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        if self.settings.position == "rope-1d":
+            return rotations(torch.arange(count, dtype=like.dtype, device=like.device)[:, None], channels)
+        places = grid_places(*self.grid, like)
+        return rotations(torch.cat([places.new_zeros(count - len(places), 2), places]), channels)
 
-    def block(self) -> "Block":
+    def projection(self, out_channels: int) -> FinalLayer:
+        """The official final layer, with its own modulation where there is any."""
+        registers = sum(len(register) for register in self.registers.values())
+        return FinalLayer(self.style, out_channels, self.settings.patch, self.grid, registers)
+
+    def block(self) -> Block:
         """One more transformer block, the identity at initialisation."""
-        return Block(self.settings.width, self.settings.heads, self.settings.mlp_ratio)
-
-
-class PatchEmbedder(nn.Module):
-    """(b, c, height, width) -> (b, n, w): a linear map of every patch, written as a convolution."""
-
-    def __init__(self, channels: int, width: int, patch: int):
-        super().__init__()
-        self.proj = nn.Conv2d(channels, width, patch, stride=patch)
-        nn.init.xavier_uniform_(self.proj.weight.view(width, -1))
-        nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens, row by row; in one piece, since sums downstream take over their layout."""
-        return self.proj(x).flatten(2).transpose(1, 2).contiguous()
-
-
-class TimeEmbedder(nn.Module):
-    """(b,) -> (b, w): cosines and sines with periods up to 2 pi 10000, then an MLP."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.mlp = nn.Sequential(_linear(_WAVES, width, std=0.02), nn.SiLU(), _linear(width, width, std=0.02))
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Waves are computed in float32 at least, whatever the weights are."""
-        t = t.to(torch.promote_types(t.dtype, torch.float32))
-        angles = t[:, None] * _frequencies(_WAVES // 2, t)
-        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=1).to(next(self.mlp.parameters()).dtype))
-
-
-class LabelEmbedder(nn.Module):
-    """(b,) -> (b, w): a row per class and a last one for the null label."""
-
-    def __init__(self, classes: int, width: int):
-        super().__init__()
-        self.embedding_table = nn.Embedding(classes + 1, width)
-        nn.init.normal_(self.embedding_table.weight, std=0.02)
-
-    def forward(self, y: Tensor) -> Tensor:
-        """Rows of the table."""
-        return self.embedding_table(y)
-
-
-class Block(nn.Module):
-    """Attention and an MLP, each scaled, shifted and gated by the condition (adaLN-Zero)."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float):
-        super().__init__()
-        self.attn = Attention(width, heads)
-        self.mlp = FeedForward(width, int(width * mlp_ratio))
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), _linear(width, 6 * width, std=0.0))
-
-    def forward(self, features: Features) -> Features:
-        """The same shapes; the condition passes through."""
-        x, condition = features
-        parts = self.adaLN_modulation(condition)[:, None].chunk(6, dim=-1)
-        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
-        x = x + gate_attn * self.attn(_modulate(x, shift_attn, scale_attn))
-        x = x + gate_mlp * self.mlp(_modulate(x, shift_mlp, scale_mlp))
-        return Features(x, condition)
-
-
-class Attention(nn.Module):
-    """Self-attention (b, n, w) -> (b, n, w)."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.proj = _linear(width, 3 * width), _linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The kernel is the caller's choice (torch.nn.attention.sdpa_kernel)."""
-        q, k, v = rearrange(self.qkv(x), "b n (three heads c) -> three b heads n c", three=3, heads=self.heads)
-        return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n c -> b n (heads c)"))
-
-
-class FeedForward(nn.Module):
-    """Two linear layers around a GELU."""
-
-    def __init__(self, width: int, inner: int):
-        super().__init__()
-        self.fc1, self.fc2 = _linear(width, inner), _linear(inner, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, n, w) -> (b, n, w)."""
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
-
-
-class FinalLayer(nn.Module):
-    """Tokens (b, n, w) -> images (b, out_channels, height, width), zero at initialisation."""
-
-    def __init__(self, width: int, out_channels: int, patch: int, grid: tuple[int, int]):
-        super().__init__()
-        self.patch, self.grid = patch, grid
-        self.linear = _linear(width, patch * patch * out_channels, std=0.0)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), _linear(width, 2 * width, std=0.0))
-
-    def forward(self, features: Features) -> Tensor:
-        """Pixels of a token are ordered (row, column, channel), the channel fastest."""
-        shift, scale = self.adaLN_modulation(features.condition)[:, None].chunk(2, dim=-1)
-        tokens = self.linear(_modulate(features.hidden, shift, scale))
-        sizes = {"h": self.grid[0], "p": self.patch, "q": self.patch}
-        return rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", **sizes)
-
-
-def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
-
-
-def _linear(inputs: int, outputs: int, std: float | None = None) -> nn.Linear:
-    """A linear layer with zero bias and weights from N(0, std^2), or Xavier's uniform law without std."""
-    layer = nn.Linear(inputs, outputs)
-    if std is None:
-        nn.init.xavier_uniform_(layer.weight)
-    else:
-        nn.init.normal_(layer.weight, std=std) if std else nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _frequencies(count: int, like: Tensor) -> Tensor:
-    """10000^(-i / count) for i = 0 .. count - 1."""
-    return torch.exp(torch.arange(count, dtype=like.dtype, device=like.device) * (-math.log(10000) / count))
-
-
-def _positions(rows: int, columns: int, width: int) -> Tensor:
-    """(1, rows columns, width): sines and cosines of the column in the first half, of the row in the second."""
-    at = torch.cartesian_prod(torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64))
-    angles = at.flip(1)[..., None] * _frequencies(width // 4, at)  # (n, 2, width / 4)
-    return torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(1)[None].to(torch.get_default_dtype())
+        return Block(self.style)

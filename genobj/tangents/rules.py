@@ -265,6 +265,23 @@ def _layer_norm(
 
 
 @_first
+def _rms_norm(
+    func: Any, x: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None
+) -> tuple[Any, Push]:
+    """With y = s x before the weights, s = (mean x^2 + eps)^(-1/2): s (d - y mean(y d))."""
+    axes = tuple(range(-len(normalized_shape), 0))
+    small = torch.finfo(x.dtype).eps if eps is None else eps
+
+    def push(d: Tensor, *_: Any) -> Tensor:
+        scale = (x.square().mean(axes, keepdim=True) + small).rsqrt()
+        y = x * scale
+        d = scale * torch.addcmul(d, y, (y * d).mean(axes, keepdim=True), value=-1)
+        return d if weight is None else d * weight
+
+    return func(x, normalized_shape, weight, eps), push
+
+
+@_first
 def _group_norm(
     func: Any, x: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> tuple[Any, Push]:
@@ -374,6 +391,7 @@ _NAMED: list[tuple[str, Rule]] = [
     ("gelu", _of_input(lambda d, x, approximate="none": aten.gelu_backward.default(d, x, approximate=approximate))),
     ("softmax", _softmax),
     ("layer_norm", _layer_norm),
+    ("rms_norm", _rms_norm),
     ("group_norm", _group_norm),
     ("scaled_dot_product_attention", _attention),
     ("dropout dropout1d dropout2d dropout3d", _dropout),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genobj.data.base import Batch
+from genobj.data.base import Batch, Split
 from genobj.data.digits import Digits
 from genobj.data.mixture import Mixture
 from genobj.data.table import Table
@@ -16,6 +16,8 @@ from genobj.parts import DATA
 from genobj.paths.base import Path
 
 TOYS = [name for name in DATA.names() if issubclass(DATA.get(name), Toy)]
+HERE = [name for name in DATA.names() if DATA.get(name)().missing is None]
+"""Data sets that need no files but their own."""
 DENSITIES = [Moons(), Gaussians(), Checkerboard(), Circles(), Moons(noise=0.2), Gaussians(modes=3), Circles(inner=0.2)]
 
 
@@ -23,7 +25,7 @@ def joined(*batches: Batch) -> Tensor:
     return torch.cat([batch.x for batch in batches])
 
 
-@pytest.mark.parametrize("name", DATA.names())
+@pytest.mark.parametrize("name", HERE)
 class TestEveryDataSet:
     def test_shapes(self, name: str) -> None:
         data = DATA.get(name)()
@@ -50,6 +52,18 @@ class TestEveryDataSet:
         source = DATA.get(name)().open()
         train, held_out = source.train(range(1437), 0).x.flatten(1), source.held_out(360, 0).x.flatten(1)
         assert torch.cdist(train, held_out, compute_mode="donot_use_mm_for_euclid_dist").min() > 0
+
+    def test_the_whole_is_all_rows_or_refused(self, name: str) -> None:
+        """Finite data in the order of the file, shared out to ranks without a rest; fresh draws have no end."""
+        source = DATA.get(name)().open()
+        if not isinstance(source, Table):
+            with pytest.raises(ValueError, match="draws fresh samples without end"):
+                source.whole("train", 100)
+            return
+        splits: tuple[tuple[Split, Batch], ...] = (("train", source.rows), ("held_out", source.unseen))
+        for split, rows in splits:
+            assert joined(*source.whole(split, 100)).equal(rows.x)
+            assert joined(*source.whole(split, 100, 1, 3)).equal(rows.x[1::3])
 
     def test_settings_survive_a_round_trip(self, name: str) -> None:
         data = DATA.get(name)()

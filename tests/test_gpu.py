@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from genobj.data.normal import Normal
 from genobj.derivatives import Derivative
 from genobj.experiment import Experiment
 from genobj.passes import StepPasses
 from genobj.run import Run
+from genobj.training.feed import Feed
 from genobj.training.loop import train
 
 pytestmark = [
@@ -104,3 +106,16 @@ def test_differences_are_computed_without_tf32(tmp_path: Path, backbone: str) ->
         passes = StepPasses({"online": model.to(device, kind)}, 32)
         found.append(Derivative()(moved, passes, "u").double().cpu())
     assert (found[0] - found[1]).norm() < 2e-3 * found[0].norm()
+
+
+@pytest.mark.parametrize(("ahead", "workers"), [(0, 0), (2, 0), (0, 2)])
+def test_batches_are_whole_where_the_work_uses_them(ahead: int, workers: int) -> None:
+    """Copies run on a stream of their own, beside work that is still going on."""
+    device, source = torch.device("cuda"), Normal(sizes=(3, 64, 64)).open()
+    rows = [range(start, start + 64) for start in range(0, 640, 64)]
+    with Feed(source, iter(rows), 0, device, ahead, workers) as feed:
+        for each in rows:
+            busy = torch.randn(4096, 4096, device=device)
+            busy = busy @ busy
+            x, _, _ = next(feed)
+            assert (x * 1).cpu().equal(source.train(each, 0).x)

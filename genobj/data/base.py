@@ -1,13 +1,18 @@
 """Data sets: settings that open into a source of training batches and held-out samples."""
 
 import abc
-from collections.abc import Callable
-from typing import NamedTuple
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from genobj.autoencoders import Autoencoder
 from genobj.config.base import Config
 from genobj.types import Augment, Labels, Samples
+
+Split = Literal["train", "held_out"]
+"""Which rows of finite data."""
 
 TRAIN, HELD_OUT, REFERENCE = 0xDA7A0, 0xDA7A1, 0xDA7A2
 """Streams of `seeds` that data draws from: far from the small numbers of other rooms, so that data and noise of the
@@ -24,6 +29,13 @@ class Batch(NamedTuple):
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with every tensor changed."""
         return Batch(*(None if value is None else change(value) for value in self))  # type: ignore[arg-type]
+
+
+class Inventory(NamedTuple):
+    """What a split of finite data is made of."""
+
+    rows: int
+    sha256: str
 
 
 class Source(abc.ABC):
@@ -51,6 +63,30 @@ class Source(abc.ABC):
         """
         return self.held_out(count, seed)
 
+    def whole(self, split: Split, chunk: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Every row of finite data once, `chunk` at a time, in the order of the file, as the file has it.
+
+        No flips, no augmentation, whatever training does. rank, world: rows rank, rank + world, ... for this process of
+        several. Raises ValueError for data that have no end.
+        """
+        raise ValueError(f"{type(self).__name__} draws fresh samples without end; use data that are read from files")
+
+    def inventory(self, split: Split) -> "Inventory":
+        """How many rows a split has and a hash that changes when they do, for `genobj encode`.
+
+        Here: of every number that `whole` gives. Data in files hash names and sizes instead, which takes no decoding.
+        """
+        rows, told = 0, hashlib.sha256()
+        for batch in self.whole(split, 1024):
+            rows += len(batch.x)
+            for value in (batch.x, batch.y):
+                told.update(b"" if value is None else value.contiguous().numpy().tobytes())
+        return Inventory(rows, told.hexdigest())
+
+    def complaints(self) -> list[str]:
+        """What was wrong with files that were skipped since the last call: a sentence for each, told once."""
+        return []
+
 
 class Data(Config, abc.ABC):
     """Settings of a data set."""
@@ -69,6 +105,16 @@ class Data(Config, abc.ABC):
     def augmentation(self) -> int:
         """Numbers in the augmentation label of a training sample (Batch.a); 0 if there are none."""
         return 0
+
+    @property
+    def autoencoder(self) -> Autoencoder | None:
+        """What made the samples, where they are latents: models remember it to decode theirs."""
+        return None
+
+    @property
+    def missing(self) -> str | None:
+        """What has to be put where before the data can be opened, in a sentence; None if everything seems there."""
+        return None
 
     @abc.abstractmethod
     def open(self) -> Source:

@@ -1,5 +1,6 @@
 """Data that fits into tensors: rows in a new seeded order every epoch."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
@@ -7,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from genobj import seeds
-from genobj.data.base import HELD_OUT, REFERENCE, TRAIN, Batch, Source
+from genobj.data.base import HELD_OUT, REFERENCE, TRAIN, Batch, Source, Split
 
 Rows = Int[Tensor, " rows"]
 
@@ -24,7 +25,7 @@ class Table(Source):
 
     def train(self, rows: range, seed: int) -> Batch:
         """These training samples."""
-        return take(self.rows, self._order(rows, seed))
+        return take(self.rows, ordered(rows, len(self.rows.x), seed))
 
     def held_out(self, count: int, seed: int) -> Batch:
         """A seeded choice of `count` held-out rows, all of them if there are no more; no row twice."""
@@ -34,18 +35,26 @@ class Table(Source):
         """The reference rows if some were given (always all of them, a fixed protocol), else held-out rows."""
         return choose(self.unseen, count, seed, REFERENCE) if self.compared is None else self.compared
 
-    def _order(self, rows: range, seed: int) -> Rows:
-        size, first, last = len(self.rows.x), rows[0], rows[-1] + 1
-        pieces = []
-        for epoch in range(first // size, (last - 1) // size + 1):
-            start = epoch * size
-            pieces.append(permutation(size, seed, TRAIN, epoch)[max(first - start, 0) : last - start])
-        return torch.cat(pieces)[:: rows.step]
+    def whole(self, split: Split, chunk: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """The rows of a split, chunk by chunk."""
+        every = self.rows if split == "train" else self.unseen
+        for rows in torch.arange(rank, len(every.x), world).split(chunk):
+            yield take(every, rows)
+
+
+def ordered(rows: range, size: int, seed: int) -> Rows:
+    """Which of `size` rows these training samples are: every one once per epoch, in an order of its own."""
+    first, last = rows[0], rows[-1] + 1
+    pieces = []
+    for epoch in range(first // size, (last - 1) // size + 1):
+        start = epoch * size
+        pieces.append(permutation(size, seed, TRAIN, epoch)[max(first - start, 0) : last - start])
+    return torch.cat(pieces)[:: rows.step]
 
 
 def take(batch: Batch, rows: Rows) -> Batch:
     """These rows of a batch."""
-    return Batch(batch.x[rows], None if batch.y is None else batch.y[rows])
+    return batch.map(lambda value: value[rows])
 
 
 def choose(batch: Batch, count: int, seed: int, *stream: int) -> Batch:

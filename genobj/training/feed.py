@@ -1,45 +1,175 @@
-"""The batches of a process, in order, on its device; read ahead of time where that pays."""
+"""The batches of a process, in order, on its device; read ahead of time, by a thread or by processes, where that pays.
 
+Whoever reads, a batch is a function of its rows and the seed: neither readers nor a resume change what is learnt.
+"""
+
+import ctypes
+import logging
+import signal
+import sys
+import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from genobj.data.base import Batch, Source
 
+EACH = 2
+"""Batches that every worker reads ahead unless told otherwise."""
+DIE_WITH_PARENT = 1  # Linux: prctl's PR_SET_PDEATHSIG
+
+
+class Read(NamedTuple):
+    """What came of reading a batch: errors travel as values, so that they leave a process with their own words."""
+
+    batch: Batch | None
+    complaints: list[str]
+    """Sentences about files that were skipped."""
+    error: Exception | None = None
+
+
+Reads = Generator[Read, None, None]
+
+
+def warned(complaint: str) -> None:
+    """A complaint as a warning in the log."""
+    logging.getLogger("genobj").warning(complaint)
+
 
 class Feed:
-    """Batches for rows that are known from the start.
+    """Batches for rows that are known from the start; a context that stops reading at its end.
 
-    ahead: batches that a thread of its own reads before they are asked for; 0 reads them when they are.
+    ahead: batches that are read before they are asked for. workers: processes that read them, each at least one ahead
+    (EACH if `ahead` is 0); without any, a thread reads ahead. complain: told about each skipped file once.
     """
 
-    def __init__(self, source: Source, rows: Iterator[range], seed: int, device: torch.device, ahead: int = 0):
-        self.source, self.rows, self.seed, self.device, self.ahead = source, rows, seed, device, ahead
-        self._pool = ThreadPoolExecutor(1, "genobj-feed") if ahead else None
-        self._waiting: deque[Future[Batch]] = deque()
+    def __init__(
+        self,
+        source: Source,
+        rows: Iterator[range],
+        seed: int,
+        device: torch.device,
+        ahead: int = 0,
+        workers: int = 0,
+        complain: Callable[[str], object] = warned,
+    ):
+        self.device, self.complain = device, complain
+        self._told: set[str] = set()
+        reader = Reader(source, seed)
+        if workers:
+            self._reads: Reads = by_workers(reader, rows, workers, ahead, pinned=device.type == "cuda")
+        elif ahead:
+            self._reads = by_thread(reader, rows, ahead, pinned=device.type == "cuda")
+        else:
+            self._reads = (reader[each] for each in rows)
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __next__(self) -> Batch:
         """The next batch, on the device; raises what reading it raised."""
-        if self._pool is None:
-            return self._moved(self._read(next(self.rows)))
-        while len(self._waiting) <= self.ahead and (rows := next(self.rows, None)) is not None:
-            self._waiting.append(self._pool.submit(self._read, rows))
-        return self._moved(self._waiting.popleft().result())
+        read = next(self._reads)
+        for complaint in read.complaints:
+            if complaint not in self._told:  # each worker meets the file by itself
+                self._told.add(complaint)
+                self.complain(complaint)
+        if read.error is not None:
+            raise read.error
+        assert read.batch is not None
+        return self._moved(read.batch)
 
     def close(self) -> None:
         """Stop reading."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._reads.close()
 
-    def _read(self, rows: range) -> Batch:
-        batch = self.source.train(rows, self.seed)
-        return batch.map(Tensor.pin_memory) if self.device.type == "cuda" else batch
+    def __enter__(self) -> "Feed":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Stop reading; ValueError in place of torch's words if a worker was killed, which arrive at any time."""
+        self.close()
+        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            raise ValueError(
+                f"a process that reads data was killed ({str(error).splitlines()[0]}), most often for want of memory "
+                "or of room in /dev/shm; type train.workers=1, or a smaller train.prefetch"
+            ) from None
 
     def _moved(self, batch: Batch) -> Batch:
-        return batch.map(lambda value: moved(value, self.device))
+        """The batch on the device: copied to a GPU beside its work, which waits for the copy only where it uses it."""
+        if self._copies is None:
+            return batch.map(lambda value: moved(value, self.device))
+        with torch.cuda.stream(self._copies):
+            batch = batch.map(lambda value: moved(value, self.device))
+        work = torch.cuda.current_stream(self.device)
+        work.wait_stream(self._copies)
+        for value in batch:
+            if value is not None:
+                value.record_stream(work)  # its memory is not given away while this stream may read it
+        return batch
+
+
+class Reader(Dataset[Read]):
+    """Rows in, batch out."""
+
+    def __init__(self, source: Source, seed: int):
+        self.source, self.seed = source, seed
+
+    def __getitem__(self, rows: range) -> Read:
+        """The batch of these rows; ValueError and OSError become values."""
+        try:
+            batch, error = self.source.train(rows, self.seed), None
+        except (ValueError, OSError) as caught:
+            batch, error = None, caught
+        return Read(batch, self.source.complaints(), error)
+
+
+def by_thread(reader: Reader, rows: Iterator[range], ahead: int, *, pinned: bool) -> Reads:
+    """Batches that a thread reads, `ahead` of them before they are asked for."""
+
+    def read(each: range) -> Read:
+        done = reader[each]
+        return done._replace(batch=done.batch.map(Tensor.pin_memory)) if pinned and done.batch else done
+
+    pool, waiting = ThreadPoolExecutor(1, "genobj-feed"), deque[Future[Read]]()
+    try:
+        while True:
+            while len(waiting) <= ahead and (each := next(rows, None)) is not None:
+                waiting.append(pool.submit(read, each))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def by_workers(reader: Reader, rows: Iterator[range], workers: int, ahead: int, *, pinned: bool) -> Reads:
+    """Batches that processes read, in order, as far ahead as asked."""
+    loader = DataLoader(
+        reader,
+        batch_size=None,  # an item is a batch already
+        sampler=rows,  # type: ignore[arg-type]  # anything to iterate over will do
+        num_workers=workers,
+        prefetch_factor=max(1, -(-ahead // workers)) if ahead else EACH,
+        pin_memory=pinned,
+        worker_init_fn=_alone,
+        multiprocessing_context="fork" if sys.platform == "linux" else None,  # data in memory is shared, not copied
+        generator=torch.Generator(),  # torch would take its seed from the global one, whose state is the run's
+    )
+    with warnings.catch_warnings():  # Python 3.12 and later: the other threads hold no lock that a worker takes
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        reads = iter(loader)
+    yield from reads
+
+
+def _alone(_: int) -> None:
+    """In a worker: what asks the run to stop is the run's to hear, and what ends the run ends the worker."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":  # a worker that outlived a killed run would keep its folder locked
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -1,6 +1,7 @@
 """What a run writes down: JSON lines always, TensorBoard if asked."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
@@ -22,6 +23,9 @@ COLUMNS = frozenset({"step", "seen", "loss", "gradient", "loss_min", "loss_max",
     "samples_per_second",
 }
 """Keys of a line besides the objectives' names."""
+
+SHOWN = 10
+"""Complaints about data that are shown; the file has all."""
 
 
 class Log(Config):
@@ -73,6 +77,36 @@ class Logger:
         rest = line.encode()
         while rest:  # a nearly full disk takes a part, then refuses the rest
             rest = rest[self.file.write(rest) :]
+
+
+class Complaints:
+    """Files that data skips: each is a warning (the first SHOWN ones) and a line of data_errors.log, once in a run.
+
+    A resumed run goes on with what was told. Raises OSError, with the file's name, where it cannot write.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / "data_errors.log"
+        self._told = self._lines()
+
+    def __call__(self, complaint: str) -> None:
+        """Write down one complaint."""
+        line = " ".join(complaint.split())
+        if line in self._told:
+            return
+        self._told.add(line)
+        with naming(self.path), self.path.open("a") as file:
+            file.write(line + "\n")
+        if len(self._told) <= SHOWN:
+            last = f"; further ones are in {self.path}" if len(self._told) == SHOWN else ""
+            logging.getLogger("genobj").warning(f"skipped: {line}{last}")
+
+    def total(self) -> int:
+        """Files that were skipped so far, by all processes of the run."""
+        return len(self._lines())
+
+    def _lines(self) -> set[str]:
+        return set(self.path.read_text().splitlines()) if self.path.exists() else set()
 
 
 def _plain(value: float | int) -> float | int | None:

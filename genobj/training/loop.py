@@ -1,7 +1,6 @@
 """The training loop. Read it from top to bottom; everything it calls is one screen long."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from genobj.composer import Loss
 from genobj.config.base import Config
 from genobj.data.base import Source
 from genobj.seeds import mix
-from genobj.training.feed import Feed
+from genobj.training.feed import Feed, warned
 from genobj.training.health import CARE, Health, HealthSettings
 from genobj.training.optim import Optim, global_norm
 from genobj.training.ranks import ALONE, Ranks
@@ -43,7 +42,9 @@ class Train(Config):
     recompute: bool = False
     """Keep no activations inside the repeated blocks, compute them again for gradients: less memory, a pass more."""
     prefetch: Annotated[int, Field(ge=0)] | None = None
-    """Batches read ahead of time by a thread; unset: 2 on GPUs, 0 on CPUs."""
+    """Batches read ahead of time, by a thread or by the workers; unset: 2 on GPUs, 0 on CPUs, 2 for each worker."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read batches, on every device; 0: the run itself does. They pay where images are decoded."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 takes one for small networks (faster there) and torch's own choice for others."""
     patience: Annotated[int, Field(gt=0)] = 20
@@ -84,10 +85,11 @@ def train(
     ranks: Ranks = ALONE,
     care: HealthSettings = CARE,
     at: Callable[[Phase, int], object] = nowhere,
+    complain: Callable[[str], object] = warned,
 ) -> State:
     """Minimise the composed loss until `settings.steps`; raises health.Diverged if it stays non-finite.
 
-    at: told the phase and the steps done, see Watchdog.at.
+    at: told the phase and the steps done, see Watchdog.at. complain: told about files that data skips.
     """
     device = next(state.model.parameters()).device
     trained = [p for p in state.model.parameters() if p.requires_grad]
@@ -95,10 +97,10 @@ def train(
     health = Health(list(step.composer.objectives), device, settings.patience, care.spike, ranks.mean)
     rounds, total = settings.rounds(ranks.world), settings.steps * settings.batch
     parts = rounds * ranks.world
-    ahead = settings.prefetch if settings.prefetch is not None else 2 * (device.type == "cuda")
+    ahead = settings.prefetch if settings.prefetch is not None else 2 * (device.type == "cuda" and not settings.workers)
     own = rows(state.seen, total, settings.batch, parts, ranks)
 
-    with closing(Feed(source, own, seed, device, ahead)) as feed:
+    with Feed(source, own, seed, device, ahead, settings.workers, complain) as feed:
         while state.step < settings.steps:
             # One optimiser step: accumulate, clip, step, average.
             losses: list[Loss] = []

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from genobj import seeds
 from genobj.data.base import Batch
 from genobj.data.digits import Digits
-from genobj.metrics.extractor import WEIGHTS, DigitsNet, digits_net, logits
+from genobj.metrics.extractor import WEIGHTS, DigitsNet, digits_net
 from genobj.metrics.frechet import Frechet
 
 SEED, EPOCHS, BATCH, RATE, NOISE = 0, 150, 32, 1e-3, 0.08
@@ -31,9 +31,9 @@ def train() -> DigitsNet:
         x, y, _ = source.train(range(step * BATCH, (step + 1) * BATCH), SEED)
         assert y is not None
         optimizer.param_groups[0]["lr"] = RATE / 2 * (1 + math.cos(math.pi * step / steps))
-        noisy = x + NOISE * seeds.noise((1, 8, 8), step * BATCH, BATCH, SEED)
+        noisy = x + NOISE * seeds.noise((1, 8, 8), range(step * BATCH, (step + 1) * BATCH), SEED)
         optimizer.zero_grad()
-        F.cross_entropy(net(noisy), y).backward()
+        F.cross_entropy(net(noisy).logits, y).backward()
         optimizer.step()
     return net
 
@@ -56,7 +56,8 @@ def reference_batches() -> dict[str, tuple[Batch, Batch]]:
 def figures() -> dict[str, float]:
     """What the weights on the disk are like."""
     held_out = Digits().open().held_out(360, 0)
-    accuracy = float((logits(held_out.x).argmax(dim=1) == held_out.y).double().mean())
+    looks = digits_net()(held_out.x)
+    accuracy = float((looks.logits.argmax(dim=1) == held_out.y).double().mean())
     distances = {name: Frechet()(*pair, seed=0) for name, pair in reference_batches().items()}
     return {"held_out_accuracy": accuracy} | {name: round(value, 3) for name, value in distances.items()}
 

@@ -1,30 +1,45 @@
 """Samples from a model, and scores of the samples: sampler x nfe x metric."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from genobj import __version__
+from genobj.autoencoders import pixels
 from genobj.config.base import Config, Pick, named
 from genobj.data.base import Batch, Data, Source
+from genobj.images import Rounding, to_uint8
 from genobj.metrics.base import Metric
+from genobj.metrics.export import SampleFile
+from genobj.metrics.features import Extractor, FeatureMetric, Need, Observer, Seen, Space, observed
+from genobj.metrics.inception import Inception
+from genobj.metrics.records import Record
+from genobj.metrics.references import Reference, read
+from genobj.metrics.team import ALONE, Team
 from genobj.model import ModelSettings
-from genobj.parts import METRICS, SAMPLERS
+from genobj.parts import DATA, EXTRACTORS, METRICS, SAMPLERS
 from genobj.samplers.auto import choose
 from genobj.samplers.base import Sampler
 from genobj.seeds import noise
 from genobj.types import Horizon, Network
 
+CPU = torch.device("cpu")
 Positive = Annotated[int, Field(gt=0)]
 Evaluations = Annotated[int, Field(gt=0, le=10_000)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
 START, FRESH = 0, 1  # streams of random numbers: z, re-noising
-PREFERRED = ("mmd", "sliced_w2", "frechet", "accuracy")
+PREFERRED = ("mmd", "sliced_w2", "fd", "accuracy")
 """Metrics taken if none is named, where they fit the data."""
+LARGE = 3 * 64 * 64
+"""Numbers in an image above which samples are not kept for a metric that nobody named."""
 
 
 class Evaluation(Config):
@@ -35,7 +50,14 @@ class Evaluation(Config):
     sampler: Annotated[Sampler, Pick(SAMPLERS)] | None = None
     """Sampler for all of them; unset: the usual one for the model's heads at each nfe."""
     metrics: dict[str, Annotated[Metric, Pick(METRICS)]] = Field(default_factory=dict)
-    """Metrics, a table or a list of names; empty: those of mmd, sliced_w2, frechet and accuracy that fit the data."""
+    """Metrics, a table or a list of names; empty: those of mmd, sliced_w2, fd and accuracy that fit the data."""
+    extractor: Annotated[Extractor, Pick(EXTRACTORS)] | None = None
+    """Feature network of fd, kid, prdc and accuracy; unset: the digits classifier for 8 x 8 digits, else Inception."""
+    inception: Annotated[str, Field(min_length=1)] | None = None
+    """Weights file of Inception; unset: torch-fidelity's own, downloaded once into TORCH_HOME."""
+    rounding: Rounding = "truncate"
+    """How images become eight bits before an extractor sees them: truncate (DiT, SiT, EDM), floor (ADM, py-meanflow)
+    or round."""
     count: AtLeastTwo = 4096
     """Generated samples."""
     reference: AtLeastTwo = 8192
@@ -46,6 +68,12 @@ class Evaluation(Config):
     """Weights that sample."""
     batch: Positive = 1024
     """Samples at once; does not change them."""
+
+    reference_files: tuple[str, ...] = ()
+    """Files (.npz) to compare with instead of the data: genobj's own (`genobj stats`), ADM's, JAX MeanFlow's,
+    pytorch-fid's, or images; every metric takes the first one that can serve it."""
+    assume: str = "inception"
+    """Extractor of reference files that do not say theirs."""
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -60,44 +88,38 @@ class Evaluation(Config):
                 raise ValueError(problem)
         return chosen
 
-    def chosen_metrics(self, data: Data) -> dict[str, Metric]:
+    def extractor_of(self, metric: FeatureMetric, shape: tuple[int, ...]) -> Extractor:
+        """What this metric looks at images of this shape with."""
+        chosen = metric.chosen(shape, self.extractor)
+        return chosen if chosen != Inception() else Inception(weights=self.inception)
+
+    def chosen_metrics(self, data: "Data | ModelSettings") -> dict[str, Metric]:
         """The metrics that will be computed; ValueError if one that was asked for cannot judge this data."""
         if self.metrics:
             for name, metric in self.metrics.items():
-                if problem := metric.refusal(data.shape, data.classes):
+                if problem := self._refusal(metric, data):
                     raise ValueError(f"metric {name!r}: {problem}")
             return dict(self.metrics)
-        offered = {name: METRICS.get(name)() for name in PREFERRED}
-        return {name: m for name, m in offered.items() if m.refusal(data.shape, data.classes) is None}
+        offered = {name: METRICS.get(name)() for name in PREFERRED if self._usual(name, shown(data))}
+        return {name: metric for name, metric in offered.items() if self._refusal(metric, data) is None}
+
+    @staticmethod
+    def _usual(name: str, shape: tuple[int, ...]) -> bool:
+        """Whether a metric that nobody named is worth its time: the kernels of mmd are as wide as clouds of points."""
+        if name == "mmd":
+            return len(shape) == 1
+        return name != "sliced_w2" or math.prod(shape) <= LARGE
+
+    def _refusal(self, metric: Metric, data: "Data | ModelSettings") -> str | None:
+        shape = shown(data)
+        if isinstance(metric, FeatureMetric):
+            return metric.refusal_of(self.extractor_of(metric, shape), shape, data.classes)
+        return metric.refusal(shape, data.classes)
 
 
-@dataclass(frozen=True)
-class Record:
-    """One measured number and everything needed to read it."""
-
-    metric: str
-    """Name of the metric in the settings."""
-    kind: str
-    """Its registered name."""
-    value: float
-    floor: float
-    """The same metric between other real data (`floor_n` of them) and the reference, for scale."""
-    floor_n: int
-    nfe: int
-    sampler: str
-    head: str
-    """Head that the sampler followed."""
-    settings: dict[str, Any]
-    """Settings of the sampler that are not its defaults."""
-    weights: str
-    n: int
-    reference: int
-    seed: int
-    higher_is_better: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+def shown(data: "Data | ModelSettings") -> tuple[int, ...]:
+    """Shape of a sample as metrics see it: of latents, about that of the image (the autoencoder is not opened)."""
+    return data.shape if data.autoencoder is None else (3, *(8 * size for size in data.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -109,79 +131,270 @@ class Generator:
     device: torch.device
     batch: int = 1024
 
-    def __call__(self, sampler: Sampler, count: int, seed: int, labels: Tensor | None = None) -> tuple[Batch, int]:
-        """`count` samples on the CPU and their nfe; labels run through all classes unless given."""
+    def __call__(
+        self, sampler: Sampler, count: int | range, seed: int, labels: Tensor | None = None
+    ) -> tuple[Batch, int]:
+        """Samples on the CPU, as the network gives them, and their nfe.
+
+        count: how many, or their numbers (a range, with a step where others make the rest). labels: one for each of
+        them; unless given, sample i has label i modulo the number of classes.
+        """
+        rows = range(count) if isinstance(count, int) else count
         parts, nfe = [], 0
         if self.settings.classes and labels is None:
-            labels = torch.arange(count) % self.settings.classes
-        for first in range(0, count, self.batch):
-            size = min(self.batch, count - first)
-            y = None if labels is None else labels[first : first + size].to(self.device)
+            labels = torch.tensor(rows) % self.settings.classes
+        for first in range(0, len(rows), self.batch):
+            some = rows[first : first + self.batch]
+            y = None if labels is None else labels[first : first + self.batch].to(self.device)
             walk = sampler(
                 self.net,
-                self._noise(first, size, seed, START),
+                self._noise(some, seed, START),
                 y,
                 path=self.settings.path,
                 null=self.settings.classes or None,
                 keep=False,
-                noise=lambda i, first=first, size=size: self._noise(first, size, seed, FRESH, i),
+                noise=lambda i, some=some: self._noise(some, seed, FRESH, i),
             )
             parts.append(walk.samples.cpu())
             nfe = walk.nfe
         return Batch(torch.cat(parts), labels), nfe
 
-    def _noise(self, first: int, size: int, seed: int, *stream: int) -> Tensor:
-        return noise(self.settings.shape, range(first, first + size), seed, *stream).to(self.device)
+    def _noise(self, rows: range, seed: int, *stream: int) -> Tensor:
+        return noise(self.settings.shape, rows, seed, *stream).to(self.device)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was kept of generated samples, on the first process."""
+
+    nfe: int
+    count: int
+    seen: Mapping[Space, Seen]
+    raw: Batch | None
+    """The samples themselves, if a metric compares them."""
 
 
 class Scorer:
-    """Scores samples against the same reference again and again."""
+    """Scores samples against the same reference again and again.
 
-    def __init__(self, settings: Evaluation, data: Data, source: Source):
-        self.settings, self.source = settings, source
+    data: what they are samples of (settings of the data, or of the model where these are not at hand); source: the
+    opened data, None if reference files alone serve all metrics. team: the processes that share the work; all of them
+    call the same methods, and the first one gets the records. show: told what is done of what, now and then.
+    Raises ValueError for metrics that cannot judge such data, and when scoring if nothing serves as their reference.
+    """
+
+    def __init__(
+        self,
+        settings: Evaluation,
+        data: Data | ModelSettings,
+        source: Source | None,
+        *,
+        device: torch.device = CPU,
+        team: Team = ALONE,
+        config: str = "",
+        show: Callable[[str, int, int], None] = lambda what, done, total: None,
+    ):
+        self.settings, self.data, self.source = settings, data, source
+        self.device, self.team, self.config, self.show = device, team, config, show
+        self.references = [read(Path(file), settings.assume) for file in settings.reference_files]
         self.metrics = settings.chosen_metrics(data)
+        self._opened: dict[Extractor, Space] = {}
+        self._looked: dict[tuple[str, Space], Seen] = {}
+
+        self.raw = not all(isinstance(metric, FeatureMetric) for metric in self.metrics.values())
+
+    def check(self) -> None:
+        """ValueError now rather than after hours if an extractor or a reference that is needed is not at hand."""
+        for metric in self.metrics.values():
+            if isinstance(metric, FeatureMetric):
+                space = self._space(metric)
+                self._file(metric, space) if metric.compares else None
+        if self.raw and self.source is None:
+            assert self.reference
 
     @cached_property
     def reference(self) -> Batch:
-        """Real samples to compare with."""
-        return self.source.reference(self.settings.reference, self.settings.seed)
+        """Real samples to compare with: of the data, or images of a reference file."""
+        if self.source is not None:
+            return self._decoded(self.source.reference(self.settings.reference, self.settings.seed))
+        for file in self.references:
+            if file.images is not None:
+                return file.images
+        name = next(name for name, metric in self.metrics.items() if not isinstance(metric, FeatureMetric))
+        raise ValueError(
+            f"{name} compares samples themselves, and no reference file holds images (arr_0); leave it out"
+        )
 
     @cached_property
     def other(self) -> Batch:
         """Held-out samples, as many as are generated or as there are; digits has them in its reference, too."""
-        return self.source.held_out(self.settings.count, self.settings.seed)
-
-    @cached_property
-    def floors(self) -> dict[str, float]:
-        """Every metric between held-out data and the reference."""
-        return {name: metric(self.other, self.reference, self.settings.seed) for name, metric in self.metrics.items()}
+        assert self.source is not None
+        return self._decoded(self.source.held_out(self.settings.count, self.settings.seed))
 
     def __call__(self, generator: Generator, weights: str) -> list[Record]:
-        """A record for every nfe of the settings and every metric."""
+        """A record for every nfe of the settings and every number of every metric."""
         return self.score(self.settings.samplers(generator.net.horizons).values(), generator, weights)
 
-    def score(self, samplers: Iterable[Sampler], generator: Generator, weights: str) -> list[Record]:
-        """A record for every sampler and metric; `weights` names the weights in the records."""
+    def score(
+        self, samplers: Iterable[Sampler], generator: Generator, weights: str, export: Mapping[int, Path] | None = None
+    ) -> list[Record]:
+        """Records of every sampler; `weights` names the weights in them.
+
+        export: files for the images by the sampler's place in the list. An empty list but on the first process.
+        """
         records = []
-        for sampler in samplers:
-            samples, nfe = generator(sampler, self.settings.count, self.settings.seed)
-            for name, metric in self.metrics.items():
-                records.append(
-                    Record(
-                        metric=name,
-                        kind=METRICS.name_of(type(metric)),
-                        value=metric(samples, self.reference, self.settings.seed),
-                        floor=self.floors[name],
-                        floor_n=len(self.other.x),
-                        nfe=nfe,
-                        sampler=SAMPLERS.name_of(type(sampler)),
-                        head=sampler.follows(generator.net.horizons),
-                        settings=sampler.model_dump(mode="json", exclude_defaults=True),
-                        weights=weights,
-                        n=len(samples.x),
-                        reference=len(self.reference.x),
-                        seed=self.settings.seed,
-                        higher_is_better=metric.higher_is_better,
-                    )
-                )
+        for place, sampler in enumerate(samplers):
+            made = self._generated(sampler, generator, (export or {}).get(place))
+            if made is not None:
+                about = {
+                    "nfe": made.nfe,
+                    "sampler": SAMPLERS.name_of(type(sampler)),
+                    "head": sampler.follows(generator.net.horizons),
+                    "settings": sampler.model_dump(mode="json", exclude_defaults=True),
+                    "weights": weights,
+                    "n": made.count,
+                }
+                records += [record for name in self.metrics for record in self._records(name, made, about)]
         return records
+
+    def _generated(self, sampler: Sampler, generator: Generator, file: Path | None) -> Generated | None:
+        """Samples made and looked at by all processes; None but on the first."""
+        count, size = self.settings.count, generator.batch
+        observers = {space: Observer(space, needs, self.settings.rounding) for space, needs in self._needs().items()}
+        raw, nfe, label = list[Batch](), 0, f"{SAMPLERS.name_of(type(sampler))}, {sampler.steps} steps"
+        with SampleFile(file, count, self.team) if file else nullcontext() as out:
+            for rows in self.team.chunks(count, size):
+                batch = Batch(torch.zeros(0), torch.zeros(0).long() if generator.settings.classes else None)
+                if len(rows):
+                    batch, nfe = generator(sampler, rows, self.settings.seed)
+                    batch = Batch(pixels(generator.settings, batch.x, self.device), batch.y)
+                    for observer in observers.values():
+                        observer.add(batch)
+                    raw += [batch] if self.raw else []
+                if out is not None:
+                    out.add(to_uint8(batch.x, self.settings.rounding), batch.y)
+                self.show(label, min(rows.start + size * self.team.world, count), count)
+        seen = {space: observer.seen(self.team, size) for space, observer in observers.items()}
+        kept = self._kept(raw, size)
+        if not self.team.first:
+            return None
+        return Generated(nfe, count, {space: one for space, one in seen.items() if one is not None}, kept)
+
+    def _kept(self, raw: list[Batch], size: int) -> Batch | None:
+        if not self.raw:
+            return None
+        x = self.team.whole(torch.cat([batch.x for batch in raw]) if raw else torch.zeros(0), size)
+        return None if x is None else Batch(x, None)
+
+    def _needs(self) -> dict[Space, set[Need]]:
+        """What every space has to keep of generated samples."""
+        needs: dict[Space, set[Need]] = {}
+        for metric in self.metrics.values():
+            if isinstance(metric, FeatureMetric):
+                needs.setdefault(self._space(metric), set()).update(metric.needs)
+        return needs
+
+    def _space(self, metric: FeatureMetric) -> Space:
+        extractor = self.settings.extractor_of(metric, shown(self.data))
+        if extractor not in self._opened:
+            self._opened[extractor] = extractor.open(self.device)
+        return self._opened[extractor]
+
+    def _records(self, name: str, made: Generated, about: dict[str, Any]) -> list[Record]:
+        """The records of one metric."""
+        metric = self.metrics[name]
+        if isinstance(metric, FeatureMetric):
+            space = self._space(metric)
+            file = self._file(metric, space) if metric.compares else None
+            values = metric.values(made.seen[space], self._compared(metric, space, file), self.settings.seed)
+        else:
+            assert made.raw is not None
+            values = {"": metric(made.raw, self.reference, self.settings.seed)}
+            space, file = None, None if self.source else next(f for f in self.references if f.images)
+        compares = not isinstance(metric, FeatureMetric) or metric.compares
+        against = file.n if file else len(self.reference.x) if compares else None
+        floors = self._floors(name)
+        return [
+            Record(
+                metric=f"{name}.{part}" if part else name,
+                kind=METRICS.name_of(type(metric)),
+                value=value,
+                floor=floors.get(part),
+                floor_n=len(self.other.x) if floors else 0,
+                reference=against,
+                seed=self.settings.seed,
+                higher_is_better=metric.higher_is_better,
+                title=metric.parts[part] if part else metric.title,
+                factor=metric.factor,
+                protocol=self._protocol(metric, space, made.count, file, compares),
+                config=self.config,
+                genobj=__version__,
+                **about,
+            )
+            for part, value in values.items()
+        ]
+
+    def _file(self, metric: FeatureMetric, space: Space) -> Reference | None:
+        """The reference file for a metric: the first that can serve it. None without files; ValueError if none can."""
+        problems = [file.refusal(space, metric.needs) for file in self.references]
+        fitting = [file for file, problem in zip(self.references, problems, strict=True) if problem is None]
+        if self.references and not fitting:
+            raise ValueError(f"metric {METRICS.name_of(type(metric))!r}: {problems[0]}")
+        return fitting[0] if fitting else None
+
+    def _compared(self, metric: FeatureMetric, space: Space, file: Reference | None) -> Seen:
+        """What the reference looks like to a metric."""
+        if not metric.compares:
+            return Seen(None)
+        if file is not None:
+            return file.of(space, metric.needs, self.settings.rounding)
+        return self._look("reference", space)
+
+    def _look(self, which: Literal["reference", "other"], space: Space) -> Seen:
+        """All that metrics need of a set of real samples, looked at once."""
+        if (which, space) not in self._looked:
+            batch = self.reference if which == "reference" else self.other
+            self._looked[which, space] = observed(space, self._needs()[space], batch, self.settings.rounding)
+        return self._looked[which, space]
+
+    def _floors(self, name: str) -> dict[str, float]:
+        """A metric between held-out data and the reference; nothing where references are files."""
+        if self.source is None or self.references:
+            return {}
+        if name not in self._floor:
+            metric = self.metrics[name]
+            if isinstance(metric, FeatureMetric):
+                space = self._space(metric)
+                theirs = self._compared(metric, space, None)
+                self._floor[name] = metric.values(self._look("other", space), theirs, self.settings.seed)
+            else:
+                self._floor[name] = {"": metric(self.other, self.reference, self.settings.seed)}
+        return self._floor[name]
+
+    @cached_property
+    def _floor(self) -> dict[str, dict[str, float]]:
+        return {}
+
+    def _protocol(
+        self, metric: Metric, space: Space | None, count: int, file: Reference | None, compares: bool
+    ) -> dict[str, Any]:
+        """What has to be equal for two values to be compared."""
+        reference: dict[str, Any] | None = None
+        if file is not None:
+            reference = file.identity()
+        elif compares:
+            about = self.data.model_dump(mode="json", exclude_none=True)
+            kind = DATA.name_of(type(self.data)) if isinstance(self.data, Data) else "model"
+            reference = {"data": {"kind": kind, **about}, "n": len(self.reference.x), "seed": self.settings.seed}
+        settings = metric.model_dump(mode="json", exclude={"extractor"})
+        return {
+            "metric": {"kind": METRICS.name_of(type(metric)), **settings},
+            "extractor": None if space is None else space.identity(),
+            "rounding": self.settings.rounding if space is not None and space.rounded else None,
+            "shape": list(shown(self.data)),
+            "samples": count,
+            "reference": reference,
+        }
+
+    def _decoded(self, batch: Batch) -> Batch:
+        return batch._replace(x=pixels(self.data, batch.x, self.device))

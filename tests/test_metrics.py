@@ -246,10 +246,16 @@ class TestDigits:
     @pytest.mark.parametrize("cls", [Frechet, Accuracy])
     def test_other_data_is_refused(self, cls: type[Frechet] | type[Accuracy]) -> None:
         assert cls().refusal((1, 8, 8), 10) is None
-        for shape in ((2,), (3, 32, 32)):
-            refusal = cls().refusal(shape, 10)
+        digits = cls(extractor=extractor.DigitsExtractor())
+        for shape, metric, says in (
+            ((2,), digits, "use data = 'digits'"),
+            ((3, 32, 32), digits, "use data = 'digits'"),
+            ((2,), cls(), "a metric of raw samples"),
+            ((3, 32, 32), cls(), "--extractor FOLDER"),
+        ):
+            refusal = metric.refusal(shape, 10)
             assert refusal is not None
-            assert "use data = 'digits'" in refusal
+            assert says in refusal
 
     def test_accuracy_needs_labels(self, sets: dict[str, Batch]) -> None:
         refusal = Accuracy().refusal((1, 8, 8), 0)

@@ -2,26 +2,30 @@
 
 from typing import ClassVar
 
-from genobj.data.base import Batch
-from genobj.metrics import extractor
-from genobj.metrics.base import Metric
+from genobj.metrics.features import Extractor, FeatureMetric, Need, Seen
 
 
-class Accuracy(Metric):
-    """Share of class-conditional digits that a classifier recognises; saturates early."""
+class Accuracy(FeatureMetric):
+    """Share of class-conditional samples that the extractor's classifier recognises; saturates early."""
 
     title: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({"labels"})
+    compares: ClassVar[bool] = False
 
-    def refusal(self, shape: tuple[int, ...], classes: int) -> str | None:
-        """Needs labelled 8 x 8 digits."""
-        if classes == 10 or extractor.refusal(shape):
-            return extractor.refusal(shape)
-        return f"accuracy needs the ten labels of the digits, and this data has {classes}: set data.labelled = true."
+    def refusal_of(self, extractor: Extractor, shape: tuple[int, ...], classes: int) -> str | None:
+        """Needs a classifier that knows the labels of the data."""
+        if problem := super().refusal_of(extractor, shape, classes):
+            return problem
+        if extractor.classes == 0:
+            return "accuracy needs a classifier of these labels: type --extractor FOLDER (genobj extractor train)."
+        if extractor.classes in (None, classes):
+            return None
+        known = "the ten labels of the digits" if extractor.classes == 10 else f"{extractor.classes} labels"
+        return f"accuracy needs {known}, and this data has {classes}: set data.labelled = true."
 
-    def __call__(self, samples: Batch, reference: Batch, seed: int) -> float:
-        """Share of samples whose most likely class is their label; the reference is not looked at."""
-        if samples.y is None:
+    def values(self, samples: Seen, reference: Seen, seed: int) -> dict[str, float]:
+        """Share of samples whose most likely class is their label."""
+        if samples.accuracy is None:
             raise ValueError("accuracy needs samples with labels: generate class-conditional samples.")
-        found = extractor.logits(samples.x).argmax(dim=1)
-        return float((found == samples.y.cpu()).double().mean())
+        return {"": samples.accuracy}

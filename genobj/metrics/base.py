@@ -1,6 +1,8 @@
 """Metrics compare generated samples with held-out ones."""
 
 import abc
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 from genobj.config.base import Config
@@ -12,6 +14,8 @@ class Metric(Config, abc.ABC):
 
     title: ClassVar[str]
     """Heading in tables, with the unit or factor if there is one."""
+    parts: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Headings of further numbers, by the names under which a metric of several numbers gives them."""
     higher_is_better: ClassVar[bool] = False
     """Direction, for tables and verdicts."""
     factor: ClassVar[float] = 1.0

@@ -1,60 +1,77 @@
-"""Frechet distance between Gaussians fitted to features (Heusel et al., 2017, arXiv 1706.08500, Eq. 6)."""
+"""Frechet distances between Gaussians fitted to features (Heusel et al., 2017, arXiv 1706.08500, Eq. 6)."""
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genobj.data.base import Batch
-from genobj.metrics import extractor
-from genobj.metrics.base import Metric
+from genobj.metrics.features import Extractor, FeatureMetric, Matrix, Moments, Need, Seen, Spread
+from genobj.metrics.inception import Inception
 
 Vector = Float[Tensor, " dim"]
-Matrix = Float[Tensor, "dim dim"]
 
 
-class Moments(NamedTuple):
-    """Mean and covariance (divided by n - 1), float64."""
-
-    mean: Vector
-    covariance: Matrix
-
-
-class Frechet(Metric):
-    """Frechet distance on 64 features of a digits classifier: FID for 8 x 8 digits."""
+class Frechet(FeatureMetric):
+    """Frechet distance on features of a small classifier: what FID is to Inception."""
 
     citations: ClassVar[tuple[str, ...]] = ("heusel2017fid",)
     title: ClassVar[str] = "Frechet distance"
+    needs: ClassVar[frozenset[Need]] = frozenset({"moments"})
 
-    def refusal(self, shape: tuple[int, ...], classes: int) -> str | None:
-        """The feature network sees 8 x 8 digits only."""
-        return extractor.refusal(shape)
+    def refusal_of(self, extractor: Extractor, shape: tuple[int, ...], classes: int) -> str | None:
+        """On Inception's features it has a name of its own."""
+        if problem := super().refusal_of(extractor, shape, classes):
+            return problem
+        if isinstance(extractor, Inception) and not self.inception:
+            return "on Inception's features it is called fid: type fid, or --extractor FOLDER (genobj extractor train)."
+        return None
 
-    def __call__(self, samples: Batch, reference: Batch, seed: int) -> float:
+    def values(self, samples: Seen, reference: Seen, seed: int) -> dict[str, float]:
         """Distance over all samples, labels ignored. Fewer samples give larger values: compare equal numbers."""
-        if not samples.x.isfinite().all():
-            return math.nan
-        mine, theirs = (moments(extractor.features(batch.x)) for batch in (samples, reference))
-        return frechet_distance(*mine, *theirs)
+        assert samples.moments
+        assert reference.moments
+        return {"": frechet_distance(*samples.moments, *reference.moments)}
+
+
+class FID(Frechet):
+    """Frechet Inception distance: the 2,048 pooled features of Inception v3."""
+
+    title: ClassVar[str] = "FID"
+    inception: ClassVar[bool] = True
+
+
+class SpatialFID(Frechet):
+    """sFID: the first seven channels of Inception's mixed_6/conv at all 17 x 17 places (Nash et al., 2021)."""
+
+    citations: ClassVar[tuple[str, ...]] = ("nash2021sparse", "heusel2017fid")
+    title: ClassVar[str] = "sFID"
+    inception: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({"spatial"})
+
+    def values(self, samples: Seen, reference: Seen, seed: int) -> dict[str, float]:
+        """Distance over all samples."""
+        assert samples.spatial
+        assert reference.spatial
+        return {"": frechet_distance(*samples.spatial, *reference.spatial)}
 
 
 def moments(features: Float[Tensor, "n dim"]) -> Moments:
     """Mean and covariance of at least two rows."""
-    if len(features) < 2:
-        raise ValueError(f"a covariance needs at least two samples, got {len(features)}.")
-    mean = features.double().mean(dim=0)
-    centred = features.double() - mean
-    return Moments(mean, centred.T @ centred / (len(features) - 1))
+    spread = Spread()
+    spread.add(features)
+    return spread.moments()
 
 
 def frechet_distance(mean1: Vector, cov1: Matrix, mean2: Vector, cov2: Matrix) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), in float64.
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), in float64; not a number if something is not finite.
 
     C1 C2 has the eigenvalues of the symmetric C1^(1/2) C2 C1^(1/2); rounding below zero counts as zero.
     """
     mean1, cov1, mean2, cov2 = (value.double() for value in (mean1, cov1, mean2, cov2))
+    if not all(value.isfinite().all() for value in (mean1, cov1, mean2, cov2)):
+        return math.nan
     values, vectors = torch.linalg.eigh(cov1)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     common = torch.linalg.eigvalsh(root @ cov2 @ root).clamp(min=0).sqrt().sum()

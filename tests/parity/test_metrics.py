@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 
 from genobj.data.base import Batch
+from genobj.metrics.features import Seen
 from genobj.metrics.frechet import frechet_distance, moments
+from genobj.metrics.inception_score import inception_score
+from genobj.metrics.kid import kernel_distance
 from genobj.metrics.mmd import MMD
+from genobj.metrics.prdc import PRDC
 from tests.parity import fixtures
 from tests.parity.fixtures import Case
 
@@ -30,7 +34,31 @@ def frechet(case: Case) -> dict[str, float]:
     return dict.fromkeys(case.group("expected"), value)
 
 
-WAYS: dict[str, Callable[[Case], dict[str, float]]] = {"mmd_rbf": mmd, "frechet_distance": frechet}
+def inception(case: Case) -> dict[str, float]:
+    mean, std = inception_score(case.arrays["logits"], int(case.arrays["splits"]), shuffle=False)
+    return {"mean": mean, "std": std}
+
+
+def kid(case: Case) -> dict[str, float]:
+    return dict.fromkeys(case.group("expected"), kernel_distance(case.arrays["X"], case.arrays["Y"]))
+
+
+def precision_recall(case: Case) -> dict[str, float]:
+    """torch-fidelity gives shares in float32, and an f_score that follows from them."""
+    metric = PRDC(neighbours=int(case.arrays["k"]))
+    mine, theirs = (Seen(len(case.arrays[key]), features=case.arrays[key]) for key in ("generated", "real"))
+    found = metric.values(mine, theirs, 0)
+    precision, recall = (float(torch.tensor(found[key])) for key in ("precision", "recall"))
+    return {"precision": precision, "recall": recall, "f_score": 2 * precision * recall / (precision + recall)}
+
+
+WAYS: dict[str, Callable[[Case], dict[str, float]]] = {
+    "mmd_rbf": mmd,
+    "frechet_distance": frechet,
+    "inception_score": inception,
+    "kid_poly3_unbiased": kid,
+    "precision_recall_knn": precision_recall,
+}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,9 @@
 """An experiment put together on this machine: everything that trains, and no folder yet."""
 
+from functools import partial
+
 from genobj.experiment import Experiment
+from genobj.init import Init
 from genobj.model import Model
 from genobj.training.averages import Averages
 from genobj.training.distributed import build, join, prepare, set_threads
@@ -11,27 +14,32 @@ from genobj.training.step import Step, StepModule
 class Assembly:
     """Device, data, network, averages and optimiser of an experiment.
 
-    Raises ValueError for settings that do not fit the machine or its processes, and for data that cannot be read.
+    fresh: whether the run begins, so that `init` counts; else a checkpoint is about to replace all weights. Raises
+    ValueError for settings that do not fit the machine or its processes, and for data that cannot be read.
     """
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment, *, fresh: bool = True):
         self.experiment = e = experiment
         self.ranks, self.device = join(e.distributed, e.train.device)
         e.train.rounds(self.ranks.world)
         self.teacher = e.teacher(self.device)
         self.settings = e.model_settings()
+        init = e.init if fresh else None
+        if init is not None:
+            init.check(self.settings)  # in every process: the first alone may read the weights
         self.source = e.data.open()
-        self.model = self._build().train()
+        self.model = self._build(init).train()
         set_threads(e.train.threads, self.model)
         self.state = State(self.model, Averages(self.model, e.ema), e.optim.build(self.model))
         if e.distributed.shards:
             # Nothing goes back through the twin, so that nothing but this makes it gather its weights anew.
-            self.state.averages.adopt(self._build(reshard=True))
+            self.state.averages.adopt(self._build(None, reshard=True))
 
-    def _build(self, **changes: bool) -> Model:
+    def _build(self, init: Init | None, **changes: bool) -> Model:
         e = self.experiment
         spread = e.distributed.model_copy(update=changes)
-        return build(self.settings, e.seed, e.train, spread, self.ranks, self.device)
+        start = partial(init.start, settings=self.settings) if init else None
+        return build(self.settings, e.seed, e.train, spread, self.ranks, self.device, start)
 
     def step_module(self) -> StepModule:
         """The network with its whole loss."""

@@ -18,12 +18,14 @@ from genobj.heads.base import Head
 from genobj.heads.log_variance import LogVariance
 from genobj.heads.projection import Projection
 from genobj.hub import load
+from genobj.init import Init
 from genobj.mixture import horizons
 from genobj.model import HeadName, ModelSettings
 from genobj.objectives.base import Objective
 from genobj.parts import BACKBONES, DATA, GUIDANCE, HEADS, OBJECTIVES, PAIRS, PATHS, TIMES
 from genobj.passes import TrainedNetwork, velocity_head
 from genobj.paths.base import Path
+from genobj.reading import ReadingName
 from genobj.times.base import Times
 from genobj.times.pairs import Pairs
 from genobj.training.averages import EMA
@@ -51,8 +53,8 @@ FREE = (
             "health",
         }
     )
-    | {f"train.{key}" for key in ("device", "threads", "compile", "recompute", "prefetch", "micro_batch")}
-    | {"ema.snapshot_every"}
+    | {f"train.{key}" for key in ("device", "threads", "compile", "recompute", "prefetch", "workers", "micro_batch")}
+    | {"ema.snapshot_every", "data.cache", "data.download", "data.root"}
 )
 """Settings that a resumed run may change: they do not change what is learnt."""
 
@@ -87,6 +89,11 @@ class Experiment(Config):
     """Outputs by name; empty: one for every head that an objective trains."""
     path: Annotated[Path, Pick(PATHS, "linear")] = Field(default_factory=lambda: PATHS.get("linear")())
     """Interpolant between data and noise."""
+    reading: ReadingName | None = None
+    """How the network's input and output are read, as of networks that were trained elsewhere: 'sit', 'ddpm' (DiT),
+    'edm' (with EDM's preconditioning); unset: ours."""
+    init: Init | None = None
+    """Weights that the run starts from; unset: random ones."""
     times: Annotated[Times, Pick(TIMES, "uniform")] = Field(default_factory=lambda: TIMES.get("uniform")())
     """Law of the training time t."""
     pairs: Annotated[Pairs, Pick(PAIRS, "sorted")] = Field(default_factory=lambda: PAIRS.get("sorted")())
@@ -241,6 +248,8 @@ class Experiment(Config):
             path=self.path,
             fed=self.guidance.feeds,
             augmentation=self.data.augmentation,
+            reading=self.reading,
+            autoencoder=self.data.autoencoder,
         )
 
     def composer(self, *, shared_masks: bool = False) -> Composer:

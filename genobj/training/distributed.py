@@ -8,6 +8,7 @@ within groups and averages between them (usually: within a node, between nodes).
 import os
 import re
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -120,20 +121,34 @@ def set_threads(threads: int, model: nn.Module) -> None:
 
 
 def build(
-    model: ModelSettings, seed: int, settings: Train, distributed: Distributed, ranks: Ranks, device: torch.device
+    model: ModelSettings,
+    seed: int,
+    settings: Train,
+    distributed: Distributed,
+    ranks: Ranks,
+    device: torch.device,
+    start: Callable[[Model], None] | None = None,
 ) -> Model:
     """The network with fresh weights, the same however many devices there are, spread over them.
 
     In shards, it is made without memory; the first process alone makes weights, and everyone gets its part of them.
+    start: fills a whole network on the CPU with the weights that the run begins with, in place of fresh ones.
     """
+
+    def begun() -> Model:
+        net = model.build(seed)
+        if start is not None:
+            start(net)
+        return net
+
     if not distributed.shards:
-        net = model.build(seed).to(device)
+        net = begun().to(device)
         _by_blocks(net, settings)
         return net
     with torch.device("meta"):
         net = model.build(seed)
     _by_blocks(net, settings)
-    whole = model.build(seed).state_dict() if ranks.first else {}
+    whole = begun().state_dict() if ranks.first else {}
     low = torch.bfloat16 if settings.precision == "bf16_pure" else None
     spread = partial(
         fully_shard,
@@ -141,7 +156,7 @@ def build(
         reshard_after_forward=distributed.reshard,
         mp_policy=MixedPrecisionPolicy(low, torch.float32 if low else None, cast_forward_inputs=False),
     )
-    for block in net.trunk.units:
+    for block in net.units:
         spread(block)
     spread(net)
     net.to_empty(device=device)
@@ -163,15 +178,15 @@ def _by_blocks(net: Model, settings: Train) -> None:
     if settings.recompute:
         recompute(net)
     if settings.compile in (True, "blocks"):
-        for block in net.trunk.units or [net]:  # what has no blocks is small enough to be compiled whole
+        for block in net.units or [net]:  # what has no blocks is small enough to be compiled whole
             block.compile()
 
 
 def recompute(net: Model) -> None:
     """Keep no activations inside the repeated blocks of a network. ValueError if it has none."""
-    if not net.trunk.units:
+    if not net.units:
         raise ValueError("train.recompute=true: this backbone has no repeated blocks; leave it out")
-    for block in net.trunk.units:
+    for block in net.units:
         _recompute(block, keep_state=net.has_dropout)
 
 

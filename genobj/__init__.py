@@ -8,10 +8,23 @@ if TYPE_CHECKING:
     from genobj.hub import load
     from genobj.objectives.base import Objective, Regression
     from genobj.run import Run
+    from genobj.sharing.pretrained import Pretrained, from_pretrained
     from genobj.types import Draw, Passes, Point, over
 
 __version__ = "0.1.0"
-__all__ = ["Draw", "Experiment", "Objective", "Passes", "Point", "Regression", "Run", "load", "over"]
+__all__ = [
+    "Draw",
+    "Experiment",
+    "Objective",
+    "Passes",
+    "Point",
+    "Pretrained",
+    "Regression",
+    "Run",
+    "from_pretrained",
+    "load",
+    "over",
+]
 
 _HOMES = {
     "Experiment": "experiment",
@@ -19,6 +32,8 @@ _HOMES = {
     "Objective": "objectives.base",
     "Regression": "objectives.base",
     "Run": "run",
+    "Pretrained": "sharing.pretrained",
+    "from_pretrained": "sharing.pretrained",
     "Draw": "types",
     "Passes": "types",
     "Point": "types",

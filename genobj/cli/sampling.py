@@ -30,13 +30,6 @@ def build(
 
 
 def experiment_of(run: Path) -> Experiment | None:
-    """The settings of a run; None for a folder that holds a model only."""
-    file = run / "config.toml"
-    return Experiment.model_validate(read_toml(file)) if file.is_file() else None
-
-
-def of_run(run: Path, nfe: Sequence[int]) -> Evaluation:
-    """How a run is evaluated by its own settings, at these numbers of evaluations."""
-    experiment = experiment_of(run)
-    own = experiment.evaluation if experiment else Evaluation()
-    return Evaluation.model_validate(dict(own) | {"nfe": tuple(nfe)})
+    """The settings of a run or of an exported folder; None for one that holds a model only."""
+    files = [file for file in (run / "config.toml", run / "recipe.toml") if file.is_file()]
+    return Experiment.model_validate(read_toml(files[0])) if files else None

@@ -1,0 +1,1 @@
+"""What leaves this machine: exported folders, the Hub, ONNX, torch.export, diffusers."""

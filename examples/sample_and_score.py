@@ -27,9 +27,8 @@ def main(run: Path, count: int) -> None:
     settings = experiment.evaluation.model_copy(update={"count": count})
     scorer = Scorer(settings, experiment.data, experiment.data.open())
     for record in scorer.score([Restart(), Restart(steps=2, kappa=0.5), Heun(steps=16)], generate, loaded.weights):
-        print(
-            f"{record.sampler:<8} {record.nfe:>3} NFE  {record.metric:<10} {record.value:.5f}  floor {record.floor:.5f}"
-        )
+        floor = "" if record.floor is None else f"  floor {record.floor:.5f}"
+        print(f"{record.sampler:<8} {record.nfe:>3} NFE  {record.metric:<10} {record.value:.5f}{floor}")
 
 
 if __name__ == "__main__":

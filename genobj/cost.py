@@ -43,8 +43,11 @@ class Cost:
 
 def measure(experiment: Experiment) -> Cost:
     """Build the network without memory, take one step of it and count."""
+    settings = experiment.model_settings()
+    if experiment.init is not None:
+        experiment.init.check(settings)
     with torch.device("meta"):
-        model = experiment.model_settings().build()
+        model = settings.build()
     if experiment.train.recompute:
         recompute(model)
     micro = experiment.train.micro_batch or experiment.train.batch

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from genobj.guidance.base import Guidance
     from genobj.heads.base import Head
     from genobj.metrics.base import Metric
+    from genobj.metrics.features import Extractor
     from genobj.objectives.base import Objective
     from genobj.paths.base import Path
     from genobj.samplers.base import Sampler
@@ -175,6 +176,13 @@ DATA: "Registry[Data]" = Registry(
         "circles": "genobj.data.toys:Circles",
         "pinwheel": "genobj.data.toys:Pinwheel",
         "digits": "genobj.data.digits:Digits",
+        "zip": "genobj.data.archives:Zip",
+        "folder": "genobj.data.folders:FolderImages",
+        "imagenet": "genobj.data.folders:ImageNet",
+        "cifar10": "genobj.data.standard:CIFAR10",
+        "mnist": "genobj.data.standard:MNIST",
+        "fashion_mnist": "genobj.data.standard:FashionMNIST",
+        "latents": "genobj.data.latents:Latents",
         "normal": "genobj.data.normal:Normal",
     },
 )
@@ -187,8 +195,23 @@ METRICS: "Registry[Metric]" = Registry(
         "energy": "genobj.metrics.energy:Energy",
         "sliced_w2": "genobj.metrics.wasserstein:SlicedWasserstein",
         "w2": "genobj.metrics.wasserstein:Wasserstein",
-        "frechet": "genobj.metrics.frechet:Frechet",
+        "fd": "genobj.metrics.frechet:Frechet",
+        "fid": "genobj.metrics.frechet:FID",
+        "sfid": "genobj.metrics.frechet:SpatialFID",
+        "is": "genobj.metrics.inception_score:InceptionScore",
+        "kid": "genobj.metrics.kid:KID",
+        "prdc": "genobj.metrics.prdc:PRDC",
         "accuracy": "genobj.metrics.accuracy:Accuracy",
+    },
+)
+
+EXTRACTORS: "Registry[Extractor]" = Registry(
+    "extractor",
+    "extractors",
+    {
+        "digits": "genobj.metrics.extractor:DigitsExtractor",
+        "inception": "genobj.metrics.inception:Inception",
+        "trained": "genobj.metrics.trained:Trained",
     },
 )
 
@@ -208,5 +231,6 @@ FAMILIES: "dict[str, Registry[Any]]" = {
         GRIDS,
         DATA,
         METRICS,
+        EXTRACTORS,
     )
 }

@@ -15,14 +15,19 @@ from torch import Tensor
 
 from genobj import hub
 from genobj.assembly import Assembly
-from genobj.evaluation import Generator, Record, Scorer
+from genobj.autoencoders import pixels
+from genobj.config.load import fingerprint
+from genobj.evaluation import Generator, Scorer
 from genobj.experiment import FREE, Experiment
+from genobj.metrics.records import Record
+from genobj.metrics.team import ALONE as FIRST
+from genobj.metrics.team import Team
 from genobj.pictures import columns, compare, curves
 from genobj.training import checkpoint, diagnose, folder, posthoc, rollback
 from genobj.training.disk import explained
 from genobj.training.distributed import leave
 from genobj.training.health import Diverged
-from genobj.training.log import Line, Logger, writer
+from genobj.training.log import Complaints, Line, Logger, writer
 from genobj.training.loop import Hook, train
 from genobj.training.ranks import Wish
 from genobj.training.state import State
@@ -40,6 +45,8 @@ REQUEUE = "requeue"
 """File in the folder of a run that was asked to stop and wants to be started again."""
 AGAIN = 1.0
 """Seconds after which a second Ctrl-C is one that somebody pressed."""
+Tell = Callable[[str, int, int], None]
+"""Told what is sampled, how much of it is done, and of how much."""
 MANY = 1000
 """Held-out samples looked through for a row of every class."""
 
@@ -53,6 +60,8 @@ class Outcome:
     picture: Path
     diagnostics: Path | None = None
     """Picture of what `diagnose` logged, if it did."""
+    skipped: int = 0
+    """Damaged files that data left out; data_errors.log names them."""
 
 
 class Stopped(RuntimeError):
@@ -87,6 +96,10 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(number, signal.SIG_IGN if asked and number != signal.SIGINT else handler)
 
 
+def silent(what: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
 def nothing(state: State, means: dict[str, float]) -> None:
     """A hook that does nothing: what the first process alone does is waited for by none of the others."""
 
@@ -100,10 +113,14 @@ class Run(Assembly):
     """
 
     def __init__(self, experiment: Experiment, path: Path | None = None, *, resume: bool = False):
-        super().__init__(experiment)
+        going_on = resume and path is not None and bool(folder.steps(path))
+        super().__init__(experiment, fresh=not going_on)
         if experiment.log.tensorboard:
             writer()
+        if self.ranks.first and self.settings.autoencoder is not None:  # a missing one is told now, not at a picture
+            pixels(self.settings, torch.zeros(1, *self.settings.shape), self.device)
         self.network = hub.description(self.settings, experiment.ema.decays)
+        self.ranks.once(self._scorer().check)
         self.folder = self.ranks.once(lambda: self._folder(path, resume))
         if resume and self.ranks.once(lambda: bool(folder.steps(self.folder))):
             checkpoint.load(self.folder, self.state, self.network, self.ranks)
@@ -130,21 +147,24 @@ class Run(Assembly):
             folder.cut_log(self.folder / log, self.state.step)
         posthoc.cut(self.folder, self.state.step)
 
-    def go(self, show: Callable[[Line], None] = lambda line: None) -> Outcome:
+    def go(self, show: Callable[[Line], None] = lambda line: None, tell: Tell = silent) -> Outcome:
         """Train to the end, then evaluate; `show` gets every line of the log. Raises health.Diverged.
+
+        tell: told by the evaluation what it samples, how many samples are done and of how many.
 
         OSError, with what is safe and how to go on, if a disk refuses.
         """
         with folder.held(self.folder) if self.ranks.first else nullcontext(), explained(self.folder):
             self._train(show)
             hub.export(self.folder, self.state, self.ranks)
-            return self._finish()
+            return self._finish(tell)
 
     def _train(self, show: Callable[[Line], None]) -> None:
         e, first = self.experiment, self.ranks.first
         logger, step = Logger(self.folder, e.log, show) if first else None, self.step_module()
         save = checkpoint.Saver(self.folder, e.checkpoint, self.network, self.ranks, self.device)
         wish = Wish(self.ranks)
+        self.complaints = Complaints(self.folder)
         hooks = [
             Hook(e.log.every, logger or nothing, means=True, phase="log"),
             *self._diagnosis(step, logger),  # these two before the checkpoint: a resumed run does not pass here again
@@ -167,7 +187,8 @@ class Run(Assembly):
         """Train on: whether to the end, or to where the run had to go back. Raises Diverged if it may not."""
         e, state, ranks = self.experiment, self.state, self.ranks
         try:
-            train(state, step, self.source, e.train, e.optim, e.seed, hooks, ranks, e.health, watchdog.at)
+            at, told = watchdog.at, self.complaints
+            train(state, step, self.source, e.train, e.optim, e.seed, hooks, ranks, e.health, at, told)
         except Diverged as diverged:
             save.finish()
             rollback.go_back(
@@ -248,7 +269,8 @@ class Run(Assembly):
         for n, sampler in self.experiment.evaluation.samplers(self.settings.horizons).items():
             panels[f"{n} NFE"] = generator(sampler, count, self.experiment.seed)[0].x
         if self.ranks.first:
-            compare(panels, columns(self.settings.classes)).savefig(self.folder / name)
+            shown = {heading: pixels(self.settings, x, self.device) for heading, x in panels.items()}
+            compare(shown, columns(self.settings.classes)).savefig(self.folder / name)
         self.model.train(training)
         return self.folder / name
 
@@ -261,18 +283,34 @@ class Run(Assembly):
         shortest = min(len(row) for row in rows)
         return torch.stack([row[:shortest] for row in rows], dim=1).flatten(0, 1)[:count]
 
-    def _finish(self) -> Outcome:
-        leave()
-        self._alone = True
-        if not self.ranks.first:
-            return Outcome(self.folder, (), self.folder / "samples.png")
+    def _scorer(self, team: Team = FIRST, tell: Tell = silent) -> Scorer:
+        """What measures the samples at the end."""
+        e = self.experiment
+        learnt = fingerprint(e.learns(besides=frozenset()))
+        return Scorer(e.evaluation, e.data, self.source, device=self.device, team=team, config=learnt, show=tell)
+
+    def _finish(self, tell: Tell) -> Outcome:
+        """Measure, with all processes unless their networks are in shards; then the first one draws."""
+        together = self.ranks.world > 1 and not self.experiment.distributed.shards
+        if not together:
+            leave()
+            self._alone = True
+            if not self.ranks.first:
+                return Outcome(self.folder, (), self.folder / "samples.png")
+        team = Team(self.ranks.rank, self.ranks.world) if together else FIRST
         self.model.eval()
         net, weights = self._network(self.experiment.evaluation.weights)
-        scorer = Scorer(self.experiment.evaluation, self.experiment.data, self.source)
-        records = scorer(Generator(net, self.settings, self.device, self.experiment.evaluation.batch), weights)
+        generator = Generator(net, self.settings, self.device, self.experiment.evaluation.batch)
+        records = self._scorer(team, tell if self.ranks.first else silent)(generator, weights)
+        leave()
+        if not self.ranks.first:
+            return Outcome(self.folder, (), self.folder / "samples.png")
         table = json.dumps([record.as_dict() for record in records], indent=1)
         folder.write(self.folder / "results.json", table + "\n")
-        return Outcome(self.folder, records, self._draw("samples.png"), self._draw_diagnostics())
+        for told in self.source.complaints():
+            self.complaints(told)
+        picture, diagnostics = self._draw("samples.png"), self._draw_diagnostics()
+        return Outcome(self.folder, records, picture, diagnostics, self.complaints.total())
 
     def _draw_diagnostics(self) -> Path | None:
         """The curves of diagnostics.jsonl, also of looks before a resume that turned them off."""

@@ -16,6 +16,8 @@ from genobj.experiment import Experiment
 from genobj.guidance.base import Guidance
 from genobj.heads.base import Head
 from genobj.metrics.base import Metric
+from genobj.metrics.features import Extractor, FeatureMetric, Seen
+from genobj.metrics.frechet import moments
 from genobj.model import Model
 from genobj.objectives.base import Objective
 from genobj.parts import FAMILIES, OBJECTIVES
@@ -266,6 +268,14 @@ def _head_contract(part: Head) -> None:
 
 def _data(part: Data) -> None:
     """batches of the promised shape and labels; the same for the same seed and index, however they are batched"""
+    if part.missing:
+        told = ""
+        try:
+            part.open()
+        except ValueError as error:
+            told = str(error)
+        assert part.missing in told, "data that miss their files must refuse to open, and say what `missing` says"
+        return
     source = part.open()
     whole, pieces = source.train(range(5, 45), 3), [source.train(range(5, 20), 3), source.train(range(20, 45), 3)]
     assert whole.x.shape == (40, *part.shape), f"shape says {part.shape}, batches have {tuple(whole.x.shape[1:])}"
@@ -281,6 +291,8 @@ def _data(part: Data) -> None:
 
 def _metric(part: Metric) -> None:
     """a finite number on data that it accepts; a function of its inputs and the seed"""
+    if isinstance(part, FeatureMetric):
+        return _feature_metric(part)
     for name, registered in ((n, FAMILIES["data"].get(n)) for n in ("moons", "digits")):
         data = registered()
         if part.refusal(data.shape, data.classes) is None:
@@ -292,6 +304,31 @@ def _metric(part: Metric) -> None:
             assert values[0] == values[0], f"the metric is not a number on {name}"
             return
     raise AssertionError("the metric accepts neither points of the plane nor digits")
+
+
+def _feature_metric(part: FeatureMetric) -> None:
+    """Finite numbers under names that have headings; a function of what was seen and the seed."""
+    sets = [torch.randn(count, 12, generator=torch.Generator().manual_seed(count)).double() for count in (300, 200)]
+    mine, theirs = (Seen(len(x), moments(x), moments(x), x, x, accuracy=0.5) for x in sets)
+    values = [part.values(mine, theirs, 0) for _ in range(2)]
+    assert values[0] == values[1], "the same features and seed must give the same numbers"
+    assert values[0].keys() <= {"", *part.parts}, "every further number needs a heading in parts"
+    for name, value in values[0].items():
+        assert isinstance(value, float), f"{name or 'the value'} must be a float"
+        assert abs(value) < float("inf"), f"{name or 'the value'} must be finite"
+
+
+def _extractor(part: Extractor) -> None:
+    """features of the width that it tells, the same twice, on digits, where its weights are at hand"""
+    shape = (1, 8, 8)
+    try:
+        space = part.open(torch.device("cpu")) if part.refusal(shape) is None else None
+    except ValueError:
+        return  # weights that this machine does not have: the error says how to get them
+    if space is not None:
+        looks = [space.look(torch.linspace(-1, 1, 256).view(4, *shape), "truncate") for _ in range(2)]
+        assert looks[0].features.shape == (4, space.width), "features must have the width that the space tells"
+        assert looks[0].features.equal(looks[1].features), "the same images must give the same features"
 
 
 def _perturbed(model: Model) -> Model:
@@ -323,4 +360,5 @@ _CONTRACTS: dict[str, Check] = {
     "heads": _head_contract,
     "data": _data,
     "metrics": _metric,
+    "extractors": _extractor,
 }

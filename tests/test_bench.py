@@ -179,22 +179,14 @@ def test_a_full_size_recipe_is_refused_on_a_cpu(
     assert "type " in told
 
 
-def test_data_that_are_not_there_can_be_stood_in_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(self: object) -> None:
-        raise ValueError("data/latents: there is no such folder")
-
-    e = experiment(data="digits")
-    monkeypatch.setattr(type(e.data), "open", missing)
-    with pytest.raises(
-        ValueError, match=r"no such folder; .* data=normal 'data.sizes=\[1, 8, 8\]' data.labels=10 evaluation"
-    ):
-        measure({"digits": e}, rounds=1, steps=1)
-
-
-def test_the_stand_in_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["-r", "dumo-digits", "data=normal", "data.sizes=[1, 8, 8]", "data.labels=10", "evaluation.metrics={}"]
-    assert run(["bench", "--json", "--rounds", "1", "--steps", "1", *words, "train.batch=4"]) == 0, capsys.readouterr()
-    assert json.loads(capsys.readouterr().out)["runs"][0]["batch"] == 4
+def test_noise_stands_in_for_data_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", "latents", "data.sizes=[1,8,8]", "data.labels=10", "data.encoded_by=sd-vae-ft-ema"]
+    words += ["--backbone", "dit-tiny", "evaluation.metrics={}", "train.batch=4"]
+    assert run(["bench", "--json", "--rounds", "1", "--steps", "1", *words]) == 0, capsys.readouterr()
+    (told,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (told["batch"], told["data"]) == (4, "noise of its size")
+    (own,) = measure({"moons": experiment()}, rounds=1, steps=1)
+    assert own.machine["data"] == "its own"
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"steps": -1}])

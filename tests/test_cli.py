@@ -341,7 +341,7 @@ class TestARun:
         x, y = np.load(tmp_path / "x.npz")["arr_0"], np.load(tmp_path / "y.npz")["arr_0"]
         assert x.shape == (5, 2)
         assert np.array_equal(x[:3], y)  # sample i does not depend on the count
-        assert "labels" not in np.load(tmp_path / "x.npz")
+        assert "arr_1" not in np.load(tmp_path / "x.npz")
 
     def test_sample_settings(self, trained: Told, tmp_path: Path) -> None:
         drawn = []
@@ -360,10 +360,10 @@ class TestARun:
     def test_sample_labels(self, told: Told, tmp_path: Path) -> None:
         told("train", "--data", "digits", "--backbone", "mlp", "--out", "digits", *TINY, "evaluation.nfe=[1]")
         told("sample", "digits", "--count", "12", "--out", "all.npz")
-        assert np.load(tmp_path / "all.npz")["labels"].tolist() == [*range(10), 0, 1]
+        assert np.load(tmp_path / "all.npz")["arr_1"].tolist() == [*range(10), 0, 1]
         told("sample", "digits", "--count", "3", "--label", "7", "--out", "seven.npz", "guidance=2")
-        assert np.load(tmp_path / "seven.npz")["labels"].tolist() == [7, 7, 7]
-        assert np.load(tmp_path / "seven.npz")["arr_0"].shape == (3, 1, 8, 8)
+        assert np.load(tmp_path / "seven.npz")["arr_1"].tolist() == [7, 7, 7]
+        assert np.load(tmp_path / "seven.npz")["arr_0"].shape == (3, 8, 8, 1)
 
     def test_evaluate_json(self, trained: Told, tmp_path: Path) -> None:
         told = trained("evaluate", "one", "--json", "--out", "scores.json", "--metrics", "energy", "--nfe", "1,4")

@@ -42,9 +42,9 @@ def test_dumo_moons_gate(tmp_path: Path, seed: int) -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_dumo_digits_gate(tmp_path: Path, seed: int) -> None:
     scores = _scores(_run(tmp_path, "dumo-digits", seed=seed))
-    assert scores["frechet", 1] <= 40
+    assert scores["fd", 1] <= 40
     assert scores["accuracy", 1] >= 0.94
-    assert scores["frechet", 2] <= 22
+    assert scores["fd", 2] <= 22
 
 
 def test_dumo_learns_to_jump_in_a_short_run(tmp_path: Path) -> None:

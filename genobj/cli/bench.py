@@ -101,6 +101,7 @@ def _cells(report: "Report") -> dict[str, str]:
         "ms/step": f"{1000 * step.median:.4g}"
         + (f", CPU time {1000 * busy:.4g}" if report.busy != report.wall else ""),
         "batch, precision": f"{report.batch}, {machine['precision']}, compile {machine['compile']}",
+        "data": str(machine["data"]),
         "parameters": f"{report.parameters:,}",
         "passes": f"{passes.with_gradient:g} with + {passes.without_gradient:g} without gradients{tangent}",
         "FLOPs/step": f"{report.flops:.3e}",

@@ -10,7 +10,26 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import genobj
-from genobj.cli import average, bench, check, cite, cost, evaluate, listing, new, sample, schema, show, train
+from genobj.cli import (
+    average,
+    bench,
+    check,
+    cite,
+    cost,
+    encode,
+    evaluate,
+    export,
+    extractor,
+    import_,
+    listing,
+    new,
+    push,
+    sample,
+    schema,
+    show,
+    stats,
+    train,
+)
 from genobj.registry import BrokenPlugin
 
 app = typer.Typer(
@@ -23,7 +42,13 @@ app = typer.Typer(
 app.command("train")(train.command)
 app.command("sample")(sample.command)
 app.command("evaluate")(evaluate.command)
+app.command("stats")(stats.command)
+app.add_typer(extractor.app, name="extractor")
 app.command("average")(average.command)
+app.command("encode")(encode.command)
+app.command("export")(export.command)
+app.command("push")(push.command)
+app.command("import")(import_.command)
 app.command("list")(listing.command)
 app.command("show")(show.command)
 app.command("schema")(schema.command)

@@ -1,7 +1,5 @@
 """Recipe, shorthand flags and key=value overrides become one experiment; later ones win."""
 
-import importlib.util
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genobj.config.load import RECIPES, Layers, find_recipe, parse_override, read_toml, recipe_names
-from genobj.registry import BrokenPlugin, UnknownName, reason
+from genobj.plugins import load_plugins
+from genobj.registry import BrokenPlugin, UnknownName
 
 if TYPE_CHECKING:
     from genobj.experiment import Experiment
@@ -86,24 +85,6 @@ def _add_plugins(layers: Layers, files: list[str]) -> None:
         every = dict.fromkeys(str(Path(str(file)).resolve()) for file in [*named, *files])
         load_plugins([*every])
         layers.put(["plugins"], [*every], "--plugin" if files else layers.source("plugins"))
-
-
-def load_plugins(files: Any) -> None:
-    """Import Python files that register parts, each once. ValueError names one that cannot be imported."""
-    for file in files if isinstance(files, list) else []:
-        path = Path(str(file)).resolve()
-        name = f"genobj_plugin_{path.stem}"
-        if getattr(sys.modules.get(name), "__file__", None) == str(path):
-            continue
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None or not path.is_file():
-            raise ValueError(f"--plugin {file}: there is no such Python file")
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            del sys.modules[name]
-            raise ValueError(f"--plugin {file} cannot be imported: {reason(error)}") from error
 
 
 def _base(data: str | None, overrides: list[str]) -> str:

@@ -60,7 +60,7 @@ def leaves_table(experiment: "Experiment", layers: Layers) -> None:
 
 def _is_idle(experiment: "Experiment", path: str) -> bool:
     table, _, leaf = path.partition(".")
-    return table in experiment.idle or leaf in getattr(getattr(experiment, table), "idle", ())
+    return table in experiment.idle or leaf.partition(".")[0] in getattr(getattr(experiment, table), "idle", ())
 
 
 def _source(layers: Layers, path: str) -> str:

@@ -46,7 +46,8 @@ def command(
         typer.echo("")
         return show.leaves_table(experiment, layers)
 
-    from genobj.cli.progress import Progress, scores
+    from genobj.cli.progress import Progress
+    from genobj.cli.scores import Counter, scores
     from genobj.run import RUNS, Run
     from genobj.training.folder import link_latest
 
@@ -57,12 +58,14 @@ def command(
         run.go()
         return
     link_latest(run.folder, RUNS)
-    with Progress(run) as progress:
-        outcome = run.go(progress.show)
+    with Progress(run) as progress, Counter() as counter:
+        outcome = run.go(progress.show, counter.show)
     scores(outcome.records)
     typer.echo(f"picture   {outcome.picture}")
     if outcome.diagnostics is not None:
         typer.echo(f"diagnosis {outcome.diagnostics}")
     typer.echo(f"run       {outcome.folder}")
+    if outcome.skipped:
+        typer.echo(f"skipped   {outcome.skipped} damaged files, named in {outcome.folder / 'data_errors.log'}")
     few = 1000 if len(experiment.data.shape) == 1 else 100
     typer.echo(f"next      genobj sample {outcome.folder} --nfe 1 --count {few}")

@@ -73,7 +73,7 @@ class Flow:
         assert self.null is not None
         self.nfe += 2
         labels = torch.cat([self.y, torch.full_like(self.y, self.null)])
-        given, free = self._ask(torch.cat([x_t, x_t]), t, r, labels).chunk(2)
+        given, free = self._ask(torch.cat([x_t, x_t]), t, r, labels).unflatten(0, (2, -1))
         return free + self.guidance * (given - free)
 
     def velocity(self, x_t: Samples, t: float) -> Samples:
@@ -86,9 +86,10 @@ class Flow:
         return self.path.noise_scale(time).item(), self.path.data_scale(time).item()
 
     def _ask(self, x_t: Samples, t: float, r: float, y: Labels | None) -> Samples:
-        times = torch.full((2, len(x_t)), t, dtype=x_t.dtype, device=x_t.device)
+        size = x_t.shape[0]  # len() would fix the size of the batch in an exported graph
+        times = torch.full((2, size), t, dtype=x_t.dtype, device=x_t.device)
         times[1] = r
-        guide = {"g": x_t.new_tensor([self.guidance, *self.interval]).expand(len(x_t), -1)} if self.fed else {}
+        guide = {"g": x_t.new_tensor([self.guidance, *self.interval]).expand(size, -1)} if self.fed else {}
         return self.net(x_t, times[0], r=times[1], y=y, **guide)[self.head].to(x_t.dtype)
 
 

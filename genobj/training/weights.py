@@ -105,6 +105,6 @@ def checksum(text: str, values: Any = b"") -> str:
 
 def advice(path: Path) -> str:
     """What to do about a damaged folder of weights."""
-    return (
-        f"remove {path} to go on from the checkpoint before it" if path.name.startswith("step_") else "train it again"
-    )
+    if path.name.startswith("step_"):
+        return f"remove {path} to go on from the checkpoint before it"
+    return "train it again" if (path / "config.toml").is_file() else "get it again from where it came"

@@ -68,7 +68,8 @@ def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
     assert {"config.toml", "env.json", "config.json", "metrics.jsonl", "results.json", "samples.png"} <= names
     assert {"model.safetensors", "ema_0.995.safetensors", "samples/step_00000002.png"} <= names
     records = json.loads((outcome.folder / "results.json").read_text())
-    keys = "metric kind value floor floor_n nfe sampler head settings weights n reference seed higher_is_better"
+    keys = "metric kind value floor floor_n nfe sampler head settings weights n reference seed higher_is_better "
+    keys += "title factor protocol config genobj"
     assert all(record.keys() == set(keys.split()) for record in records)
     lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 4

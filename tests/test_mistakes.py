@@ -240,7 +240,7 @@ NEEDS = [
     Case([*TRAIN, 'evaluation.metrics=["mmdd"]'], ("unknown metric 'mmdd'. Did you mean 'mmd'?",)),
     Case([*TRAIN, "evaluation.metrics=fid"], ("metric 'fid': Inception sees images",)),
     Case([*DIGITS, "data.labelled=false", 'evaluation.metrics=["accuracy"]'], ("accuracy needs the ten labels",)),
-    Case([*TRAIN, "--data", "mnist"], ("unknown data set 'mnist'", "moons")),
+    Case([*TRAIN, "--data", "mnistt"], ("unknown data set 'mnistt'", "mnist")),
     Case([*TRAIN, "data=[]"], ("data",)),
     Case([*TRAIN, "data=3"], ("data",)),
     Case([*TRAIN, "--data", "normal", "data.sizes=[]"], ("data.sizes",)),

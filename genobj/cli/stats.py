@@ -23,8 +23,12 @@ def command(
     overrides: Overrides = None,
     to: Annotated[Path, typer.Option(help="The file (.npz).")] = Path("ref.npz"),
     extractor: Annotated[
-        str, typer.Option(help="Feature network: digits, inception, or a folder of genobj extractor train.")
-    ] = "inception",
+        str | None,
+        typer.Option(
+            help="Feature network: digits, inception, or a folder of genobj extractor train [dim](digits for those, "
+            "else inception)[/dim]."
+        ),
+    ] = None,
     inception: Inception = None,
     split: Annotated[str, typer.Option(help="train or held_out.")] = "train",
     features: Annotated[
@@ -51,6 +55,7 @@ def command(
     from genobj.autoencoders import pixels
     from genobj.cli.scores import Counter
     from genobj.evaluation import Evaluation, shown
+    from genobj.metrics.extractor import DigitsExtractor
     from genobj.metrics.inception import Inception as Port
     from genobj.metrics.references import write
     from genobj.metrics.statistics import statistics
@@ -58,7 +63,8 @@ def command(
     from genobj.parts import DATA
     from genobj.training.distributed import Distributed, join, leave
 
-    changes = {"extractor": extractor_of(extractor), "rounding": rounding}
+    usual = "inception" if DigitsExtractor().refusal(shown(settings)) else "digits"
+    changes = {"extractor": extractor_of(extractor or usual), "rounding": rounding}
     chosen = Evaluation.model_validate({key: value for key, value in changes.items() if value is not None})
     network = Port(weights=inception) if isinstance(chosen.extractor, Port) else chosen.extractor
     assert network is not None

@@ -81,7 +81,7 @@ def _network(file: Path | None) -> tuple[nn.Module, Path]:
         raise ValueError(
             f"Inception's weights could not be downloaded ({error}); put {name} into {usual.parent}, "
             "or say where it is: --inception FILE, evaluation.inception=FILE in settings; or take other metrics, as in "
-            "evaluation.metrics=[sliced_w2]"
+            "evaluation.metrics=sliced_w2"
         ) from None
     except (RuntimeError, KeyError, AttributeError, TypeError) as error:
         first = str(error).partition("\n")[0]

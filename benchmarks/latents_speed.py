@@ -3,14 +3,18 @@
     python benchmarks/latents_speed.py [--rows 20000] [--seconds 5] [--folder DIR]
 
 Writes shards of random moments (32 kB an image with the mirrored ones), then times how training reads them, in its own
-process (train.workers=0) and by 1 and 2 worker processes, each on one thread. The files are in the page cache.
+process (train.workers=0) and by 1 and 2 worker processes, each on one thread: latents a second, and microseconds of CPU
+time that a latent costs the training process and the workers, which other work on the machine changes less. The files
+are in the page cache, and every batch is summed once, which touches its memory like a copy to a device.
 """
 
 import argparse
 import json
+import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -35,16 +39,32 @@ def make(folder: Path, rows: int) -> None:
     shard_writing.write_index(folder, made, {"autoencoder": "random", "shape": [4, 32, 32], "classes": 1000})
 
 
-def rate(source: LatentSource, workers: int, seconds: float) -> float:
-    """Latents a second, as training reads them."""
-    rows = (range(first, first + BATCH) for first in count(0, BATCH))
-    with Feed(source, rows, 0, torch.device("cpu"), workers=workers) as feed:
+def measure(source: LatentSource, workers: int, seconds: float) -> tuple[float, float, float]:
+    """Latents a second; microseconds of CPU time a latent in this process, and in the workers."""
+    asked = [0]
+
+    def order() -> Iterator[range]:
+        for first in count(0, BATCH):
+            asked[0] += BATCH
+            yield range(first, first + BATCH)
+
+    before = _of_children()
+    with Feed(source, order(), 0, torch.device("cpu"), workers=workers) as feed:
         for _ in range(10 * max(workers, 1)):
             next(feed)
-        start, n = time.perf_counter(), 0
+        start, used, n = time.perf_counter(), time.process_time(), 0
         while time.perf_counter() - start < seconds:
-            n += len(next(feed).x)
-        return n / (time.perf_counter() - start)
+            x = next(feed).x
+            x.sum()
+            n += len(x)
+        here, rate = (time.process_time() - used) / n, n / (time.perf_counter() - start)
+    return rate, 1e6 * here, 1e6 * (_of_children() - before) / asked[0]  # the few that were read in vain cost as much
+
+
+def _of_children() -> float:
+    """Seconds of CPU time of all processes that ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -64,9 +84,18 @@ def main() -> None:
             source = Latents(path=str(folder), sample=sample).open()
             opened = time.perf_counter() - start
             for workers in (0, 1, 2):
-                rates = [rate(source, workers, options.seconds) for _ in range(options.rounds)]
-                told = {"sample": sample, "workers": workers, "latents_per_second": round(statistics.median(rates))}
-                print(json.dumps({**told, "rounds": [round(r) for r in rates], "open_s": round(opened, 3)}), flush=True)
+                rounds = [measure(source, workers, options.seconds) for _ in range(options.rounds)]
+                rates, here, there = zip(*rounds, strict=True)
+                told = {
+                    "sample": sample,
+                    "workers": workers,
+                    "latents_per_second": round(statistics.median(rates)),
+                    "rounds": [round(rate) for rate in rates],
+                    "cpu_us": [round(us, 1) for us in here],
+                    "cpu_us_of_workers": [round(us, 1) for us in there],
+                    "open_s": round(opened, 3),
+                }
+                print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

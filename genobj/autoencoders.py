@@ -7,6 +7,8 @@ does every model that was trained on them: `pixels` is all that samplers, pictur
 
 import hashlib
 import json
+import re
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
@@ -16,6 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from genobj.config.base import Config
+from genobj.precision import exactly
 
 NAMES = {
     "sd-vae-ft-ema": "stabilityai/sd-vae-ft-ema",
@@ -45,6 +48,9 @@ class Autoencoder(Config):
     """Subtracted from the latents before they are scaled; unset: as the autoencoder's own config says, else 0."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Hash of the weights' file; other weights are refused. Recorded by `genobj encode`."""
+    factor: Annotated[int, Field(gt=0)] | None = None
+    """Pixels per latent along each side; unset: as the source tells, by its config or by its name (dc-ae-f32c32: 32),
+    else 8. Recorded by `genobj encode`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -55,6 +61,18 @@ class Autoencoder(Config):
         if isinstance(data, dict) and "kind" in data and "source" not in data:
             return {"source": data["kind"], **{key: value for key, value in data.items() if key != "kind"}}
         return data
+
+    @property
+    def enlarges(self) -> int:
+        """The factor by which images have more rows than latents; nothing is opened or fetched for it."""
+        if self.factor is not None:
+            return self.factor
+        config = Path(self.source).expanduser()
+        for file in (config / SETTINGS, config / "vae" / SETTINGS):
+            if file.is_file():
+                return _factor(_config(file))
+        named = re.search(r"(?<![a-z0-9])f(\d+)c\d+", NAMES.get(self.source, self.source))
+        return int(named[1]) if named else 8
 
     def to_model(self, latents: Tensor) -> Tensor:
         """x of latents z (n, channels, ...): what a network learns. ValueError if scale is not known."""
@@ -98,6 +116,7 @@ class Autoencoder(Config):
             scale=scale if self.scale is None else self.scale,
             shift=shift if self.shift is None else self.shift,
             sha256=sha256,
+            factor=_factor(told) if self.factor is None else self.factor,
         )
 
 
@@ -113,8 +132,7 @@ class Codec:
         """Channels of an image."""
         self.channels: int = config["latent_channels"]
         """Channels of a latent."""
-        blocks = config.get("block_out_channels") or config["encoder_block_out_channels"]
-        self.factor = 2 ** (len(blocks) - 1)
+        self.factor = _factor(config)
         """Pixels per latent along each side."""
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
@@ -154,7 +172,8 @@ class Codec:
 
     def _by_chunks(self, work: Any, tensor: Tensor, chunk: int) -> Tensor:
         pieces = tensor.split(chunk)
-        return torch.cat([work(piece.to(self.device)).to(tensor.device) for piece in pieces])
+        with exactly(self.device) if self.dtype == torch.float32 else nullcontext():
+            return torch.cat([work(piece.to(self.device)).to(tensor.device) for piece in pieces])
 
     def _encoded(self, images: Tensor) -> Tensor:
         told = self.model.encode(images.to(self.dtype))  # type: ignore[operator]
@@ -260,10 +279,7 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
         import diffusers
     except (ImportError, RuntimeError, OSError) as error:
         raise ValueError(f"autoencoders need diffusers: pip install 'genobj[diffusers]' ({error})") from None
-    try:
-        kind = _class_of(json.loads((folder / SETTINGS).read_text()))
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{folder / SETTINGS} is not the config of an autoencoder: {error}") from None
+    kind = _class_of(_config(folder / SETTINGS))
     if kind not in CLASSES:
         raise ValueError(f"{folder / SETTINGS} describes {kind or 'nothing'}; {' and '.join(CLASSES)} are understood")
     try:
@@ -282,6 +298,22 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
     if wrong:  # diffusers would go on with random weights
         raise ValueError(f"{folder / WEIGHTS} does not fit its {SETTINGS}: {wrong[0]}")
     return model
+
+
+def _config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} is not the config of an autoencoder: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} is not the config of an autoencoder: it is no table")
+    return config
+
+
+def _factor(config: Any) -> int:
+    """Pixels per latent along each side: every block but one halves the image."""
+    blocks = config.get("block_out_channels") or config.get("encoder_block_out_channels") or [0] * 4
+    return 2 ** (len(blocks) - 1)
 
 
 def _class_of(config: Any) -> str:

@@ -90,6 +90,7 @@ class Encoder:
             "sha256": str(made.sha256),
             "scale": json.dumps(made.scale),
             "shift": json.dumps(made.shift),
+            "factor": json.dumps(made.factor),
             "kind": self.codec.gives,
             "dtype": self.settings.dtype,
             "mirrored": json.dumps(self.settings.mirrored),

@@ -1,7 +1,7 @@
 """Samples from a model, and scores of the samples: sampler x nfe x metric."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,13 +19,14 @@ from genobj.data.base import Batch, Data, Source
 from genobj.images import Rounding, to_uint8
 from genobj.metrics.base import Metric
 from genobj.metrics.export import SampleFile
-from genobj.metrics.features import Extractor, FeatureMetric, Need, Observer, Seen, Space, observed
+from genobj.metrics.features import Extractor, FeatureMetric, Need, Observer, Seen, Space
 from genobj.metrics.inception import Inception
+from genobj.metrics.real import Real
 from genobj.metrics.records import Record
 from genobj.metrics.references import Reference, read
 from genobj.metrics.team import ALONE, Team
 from genobj.model import ModelSettings
-from genobj.parts import DATA, EXTRACTORS, METRICS, SAMPLERS
+from genobj.parts import EXTRACTORS, METRICS, SAMPLERS
 from genobj.samplers.auto import choose
 from genobj.samplers.base import Sampler
 from genobj.seeds import noise
@@ -52,7 +53,8 @@ class Evaluation(Config):
     metrics: dict[str, Annotated[Metric, Pick(METRICS)]] = Field(default_factory=dict)
     """Metrics, a table or a list of names; empty: those of mmd, sliced_w2, fd and accuracy that fit the data."""
     extractor: Annotated[Extractor, Pick(EXTRACTORS)] | None = None
-    """Feature network of fd, kid, prdc and accuracy; unset: the digits classifier for 8 x 8 digits, else Inception."""
+    """Feature network of fd, kid, prdc and accuracy: a name, or the folder of `genobj extractor train`; unset: the
+    digits classifier for 8 x 8 digits, else Inception."""
     inception: Annotated[str, Field(min_length=1)] | None = None
     """Weights file of Inception; unset: torch-fidelity's own, downloaded once into TORCH_HOME."""
     rounding: Rounding = "truncate"
@@ -68,12 +70,27 @@ class Evaluation(Config):
     """Weights that sample."""
     batch: Positive = 1024
     """Samples at once; does not change them."""
-
     reference_files: tuple[str, ...] = ()
     """Files (.npz) to compare with instead of the data: genobj's own (`genobj stats`), ADM's, JAX MeanFlow's,
     pytorch-fid's, or images; every metric takes the first one that can serve it."""
     assume: str = "inception"
     """Extractor of reference files that do not say theirs."""
+
+    @field_validator("nfe", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """1,2,4 and a single number as well."""
+        if isinstance(value, str) and all(part.strip().isdecimal() for part in value.split(",")):
+            return tuple(int(part) for part in value.split(","))
+        return (value,) if isinstance(value, int) else value
+
+    @field_validator("extractor", mode="before")
+    @classmethod
+    def _folder(cls, value: Any) -> Any:
+        """A folder stands for the network in it."""
+        name = value.get("kind") if isinstance(value, dict) and len(value) == 1 else value
+        is_folder = isinstance(name, str) and name not in EXTRACTORS.names() and Path(name).is_dir()
+        return {"kind": "trained", "path": name} if is_folder else value
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -118,8 +135,9 @@ class Evaluation(Config):
 
 
 def shown(data: "Data | ModelSettings") -> tuple[int, ...]:
-    """Shape of a sample as metrics see it: of latents, about that of the image (the autoencoder is not opened)."""
-    return data.shape if data.autoencoder is None else (3, *(8 * size for size in data.shape[1:]))
+    """Shape of a sample as metrics see it: of latents, that of the colour image (the autoencoder is not opened)."""
+    made = data.autoencoder
+    return data.shape if made is None else (3, *(made.enlarges * size for size in data.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -196,40 +214,45 @@ class Scorer:
     ):
         self.settings, self.data, self.source = settings, data, source
         self.device, self.team, self.config, self.show = device, team, config, show
-        self.references = [read(Path(file), settings.assume) for file in settings.reference_files]
         self.metrics = settings.chosen_metrics(data)
-        self._opened: dict[Extractor, Space] = {}
-        self._looked: dict[tuple[str, Space], Seen] = {}
-
         self.raw = not all(isinstance(metric, FeatureMetric) for metric in self.metrics.values())
+        self.real = Real(
+            data,
+            source,
+            lambda: self.references,
+            {"reference": settings.reference, "other": settings.count},
+            settings.seed,
+            settings.rounding,
+            device,
+            team,
+            self.raw,
+        )
+        self._opened: dict[Extractor, Space] = {}
+        self._floor: dict[str, dict[str, float]] = {}
+        self._looked = False
+
+    @cached_property
+    def references(self) -> Sequence[Reference]:
+        """The reference files, without their images. ValueError if one cannot be read."""
+        return [read(Path(file), self.settings.assume) for file in self.settings.reference_files]
 
     def check(self) -> None:
-        """ValueError now rather than after hours if an extractor or a reference that is needed is not at hand."""
-        for metric in self.metrics.values():
-            if isinstance(metric, FeatureMetric):
-                space = self._space(metric)
-                self._file(metric, space) if metric.compares else None
-        if self.raw and self.source is None:
-            assert self.reference
+        """ValueError now rather than after hours if an extractor, a reference or enough samples are not at hand."""
+        for name, metric in self.metrics.items():
+            if not isinstance(metric, FeatureMetric):
+                self.real.check(name)
+                continue
+            space, real = self._space(metric), None
+            if metric.compares:
+                file = self.real.file(metric, space)
+                real = self.settings.reference if file is None else self._rows(file)
+            if problem := metric.too_few(self.settings.count, real):
+                raise ValueError(f"metric {name!r}: {problem}")
 
-    @cached_property
-    def reference(self) -> Batch:
-        """Real samples to compare with: of the data, or images of a reference file."""
-        if self.source is not None:
-            return self._decoded(self.source.reference(self.settings.reference, self.settings.seed))
-        for file in self.references:
-            if file.images is not None:
-                return file.images
-        name = next(name for name, metric in self.metrics.items() if not isinstance(metric, FeatureMetric))
-        raise ValueError(
-            f"{name} compares samples themselves, and no reference file holds images (arr_0); leave it out"
-        )
-
-    @cached_property
-    def other(self) -> Batch:
-        """Held-out samples, as many as are generated or as there are; digits has them in its reference, too."""
-        assert self.source is not None
-        return self._decoded(self.source.held_out(self.settings.count, self.settings.seed))
+    @staticmethod
+    def _rows(file: Reference) -> int | None:
+        """Real images whose features a file gives: those it kept, else all it holds."""
+        return file.n if file.seen.features is None else len(file.seen.features)
 
     def __call__(self, generator: Generator, weights: str) -> list[Record]:
         """A record for every nfe of the settings and every number of every metric."""
@@ -243,6 +266,7 @@ class Scorer:
         export: files for the images by the sampler's place in the list. An empty list but on the first process.
         """
         records = []
+        self._look()
         for place, sampler in enumerate(samplers):
             made = self._generated(sampler, generator, (export or {}).get(place))
             if made is not None:
@@ -304,15 +328,15 @@ class Scorer:
         """The records of one metric."""
         metric = self.metrics[name]
         if isinstance(metric, FeatureMetric):
-            space = self._space(metric)
-            file = self._file(metric, space) if metric.compares else None
-            values = metric.values(made.seen[space], self._compared(metric, space, file), self.settings.seed)
+            space, compares = self._space(metric), metric.compares
+            file = self.real.file(metric, space) if compares else None
+            values = metric.values(made.seen[space], self.real.seen(metric, space), self.settings.seed)
         else:
             assert made.raw is not None
-            values = {"": metric(made.raw, self.reference, self.settings.seed)}
-            space, file = None, None if self.source else next(f for f in self.references if f.images)
-        compares = not isinstance(metric, FeatureMetric) or metric.compares
-        against = file.n if file else len(self.reference.x) if compares else None
+            values = {"": metric(made.raw, self.real.samples("reference"), self.settings.seed)}
+            space, compares = None, True
+            file = None if self.source else next(f for f in self.references if f.images is not None)
+        against = file.n if file else self.real.n("reference") if compares else None
         floors = self._floors(name)
         return [
             Record(
@@ -320,7 +344,7 @@ class Scorer:
                 kind=METRICS.name_of(type(metric)),
                 value=value,
                 floor=floors.get(part),
-                floor_n=len(self.other.x) if floors else 0,
+                floor_n=self.real.n("other") if floors else 0,
                 reference=against,
                 seed=self.settings.seed,
                 higher_is_better=metric.higher_is_better,
@@ -334,46 +358,34 @@ class Scorer:
             for part, value in values.items()
         ]
 
-    def _file(self, metric: FeatureMetric, space: Space) -> Reference | None:
-        """The reference file for a metric: the first that can serve it. None without files; ValueError if none can."""
-        problems = [file.refusal(space, metric.needs) for file in self.references]
-        fitting = [file for file, problem in zip(self.references, problems, strict=True) if problem is None]
-        if self.references and not fitting:
-            raise ValueError(f"metric {METRICS.name_of(type(metric))!r}: {problems[0]}")
-        return fitting[0] if fitting else None
-
-    def _compared(self, metric: FeatureMetric, space: Space, file: Reference | None) -> Seen:
-        """What the reference looks like to a metric."""
-        if not metric.compares:
-            return Seen(None)
-        if file is not None:
-            return file.of(space, metric.needs, self.settings.rounding)
-        return self._look("reference", space)
-
-    def _look(self, which: Literal["reference", "other"], space: Space) -> Seen:
-        """All that metrics need of a set of real samples, looked at once."""
-        if (which, space) not in self._looked:
-            batch = self.reference if which == "reference" else self.other
-            self._looked[which, space] = observed(space, self._needs()[space], batch, self.settings.rounding)
-        return self._looked[which, space]
-
     def _floors(self, name: str) -> dict[str, float]:
-        """A metric between held-out data and the reference; nothing where references are files."""
-        if self.source is None or self.references:
+        """A metric between held-out data and the reference; nothing where references are files, and nothing where what
+        is held out was trained on."""
+        if not self.real.floored:
             return {}
         if name not in self._floor:
-            metric = self.metrics[name]
-            if isinstance(metric, FeatureMetric):
-                space = self._space(metric)
-                theirs = self._compared(metric, space, None)
-                self._floor[name] = metric.values(self._look("other", space), theirs, self.settings.seed)
-            else:
-                self._floor[name] = {"": metric(self.other, self.reference, self.settings.seed)}
+            self._floor[name] = self._floor_of(self.metrics[name])
         return self._floor[name]
 
-    @cached_property
-    def _floor(self) -> dict[str, dict[str, float]]:
-        return {}
+    def _floor_of(self, metric: Metric) -> dict[str, float]:
+        if isinstance(metric, FeatureMetric):
+            space = self._space(metric)
+            others = self.real.others(metric, space)
+            return {} if others is None else metric.values(others, self.real.seen(metric, space), self.settings.seed)
+        others = self.real.samples("other")
+        return {} if len(others.x) < 2 else {"": metric(others, self.real.samples("reference"), self.settings.seed)}
+
+    def _look(self) -> None:
+        """Look at the real samples once, with all processes."""
+        if not self._looked:
+            looks = list[tuple[FeatureMetric, Space]]()
+            for name, metric in self.metrics.items():
+                if isinstance(metric, FeatureMetric):
+                    looks.append((metric, self._space(metric)))
+                else:
+                    self.real.check(name)
+            self.real.look(looks)
+            self._looked = True
 
     def _protocol(
         self, metric: Metric, space: Space | None, count: int, file: Reference | None, compares: bool
@@ -383,9 +395,7 @@ class Scorer:
         if file is not None:
             reference = file.identity()
         elif compares:
-            about = self.data.model_dump(mode="json", exclude_none=True)
-            kind = DATA.name_of(type(self.data)) if isinstance(self.data, Data) else "model"
-            reference = {"data": {"kind": kind, **about}, "n": len(self.reference.x), "seed": self.settings.seed}
+            reference = {"data": self._data, "n": self.real.n("reference"), "seed": self.settings.seed}
         settings = metric.model_dump(mode="json", exclude={"extractor"})
         return {
             "metric": {"kind": METRICS.name_of(type(metric)), **settings},
@@ -396,5 +406,6 @@ class Scorer:
             "reference": reference,
         }
 
-    def _decoded(self, batch: Batch) -> Batch:
-        return batch._replace(x=pixels(self.data, batch.x, self.device))
+    @cached_property
+    def _data(self) -> dict[str, Any]:
+        return self.real.identity()

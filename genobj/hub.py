@@ -30,6 +30,8 @@ AUTOENCODER = "autoencoder"
 """Folder of an autoencoder that came with a model of latents."""
 PLUGINS = "plugins"
 """Folder of plugin files beside a model."""
+RUN, RECIPE, RESULTS = "config.toml", "recipe.toml", "results.json"
+"""All settings of a run, of the run behind an exported folder, and what its weights scored."""
 _NAME = re.compile(r"[\w.\-]+/[\w.\-]+")
 
 
@@ -105,7 +107,7 @@ def _fetched(name: str, revision: str | None) -> Path:
         raise ValueError(f"{missing} cannot be asked without its client; type pip install 'genobj[hub]'") from None
     which = f"{name} at {revision}" if revision else name
     try:
-        kept = [SETTINGS, WEIGHTS, f"{PLUGINS}/*.py", f"{AUTOENCODER}/*"]
+        kept = [SETTINGS, WEIGHTS, RECIPE, RESULTS, f"{PLUGINS}/*.py", f"{AUTOENCODER}/*"]
         return Path(snapshot_download(name, revision=revision, allow_patterns=kept))
     except errors.RevisionNotFoundError:
         raise ValueError(f"{missing} knows no revision {revision!r} of it; type one that its page lists") from None
@@ -116,7 +118,7 @@ def _fetched(name: str, revision: str | None) -> Path:
             f"{missing} cannot be reached (or HF_HUB_OFFLINE is set) and {which} was not fetched before; "
             f"where there is a network, type hf download {name}"
         ) from None
-    except (OSError, ValueError) as error:  # every failed request is an OSError
+    except Exception as error:  # the client's transports have no common class
         raise ValueError(f"{missing} did not give it: {_first_line(error)}") from None
 
 
@@ -146,8 +148,7 @@ def load(folder: Path, weights: str = "ema", device: torch.device | str = "cpu")
 
 def evaluation(folder: Path) -> Evaluation:
     """How a run or an exported model samples by its own settings: numbers of evaluations, sampler, batch."""
-    recipe = folder / "config.toml"
-    tree = read_toml(recipe) if recipe.is_file() else read(folder)
+    tree = read_toml(folder / RUN) if is_run(folder) else read(folder)
     own = tree.get("evaluation", {})
     try:
         if not isinstance(own, dict):
@@ -171,6 +172,25 @@ def read(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is not a run folder: it has no {SETTINGS}") from None
     except (ValueError, TypeError, OSError, RecursionError) as error:
         raise ValueError(f"{folder / SETTINGS} is damaged: {error}") from None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether what config.toml says counts, above all the plugins it names: those are run.
+
+    Not in a folder that the Hub's client fetched, and not beside one set of weights to be shared (config.json names
+    them): there nothing of ours wrote a config.toml. ValueError if config.json cannot be read.
+    """
+    if not (folder / RUN).is_file():
+        return False
+    place = folder.resolve().parent
+    fetched = place.name == "snapshots" and place.parent.name.startswith("models--")
+    return not fetched and "weights" not in read(folder)
+
+
+def recipe(folder: Path) -> Path | None:
+    """The file with all settings of a run, or of the run behind an exported folder; None where they are not known."""
+    file = folder / (RUN if is_run(folder) else RECIPE)
+    return file if file.is_file() else None
 
 
 def plugins(folder: Path) -> list[Path]:

@@ -9,6 +9,9 @@ from genobj.types import Samples
 
 Rounding = Literal["truncate", "round", "floor"]
 Bytes = UInt8[Tensor, "batch ..."]
+SLACK = 1e-4
+"""Levels by which `floor` may be short: in float32, 63 of the 256 levels come out of [-1, 1] a little below themselves
+(4e-6 at most), and would lose one."""
 
 
 def to_uint8(x: Samples, rounding: Rounding = "truncate") -> Bytes:
@@ -17,10 +20,14 @@ def to_uint8(x: Samples, rounding: Rounding = "truncate") -> Bytes:
     truncate: the whole part of 127.5 x + 128 (DiT, SiT, EDM); floor: the whole part of 127.5 (x + 1), half a level
     darker (ADM, py-meanflow); round: the nearest level to 127.5 (x + 1).
     """
-    levels = 127.5 * x.float() + 128 if rounding == "truncate" else 127.5 * (x.float() + 1)
-    return (levels.round() if rounding == "round" else levels).clamp(0, 255).byte()
+    if rounding == "truncate":
+        levels = (127.5 * x.float()).add_(128)
+    else:
+        levels = (x.float() + 1).mul_(127.5)
+        levels = levels.round_() if rounding == "round" else levels.add_(SLACK).floor_()
+    return levels.clamp_(0, 255).byte()
 
 
 def from_uint8(pixels: Bytes) -> Samples:
     """Images in [-1, 1] of pixels: value / 127.5 - 1, float32."""
-    return pixels.float() / 127.5 - 1
+    return pixels.float().div_(127.5).sub_(1)

@@ -5,6 +5,7 @@ nothing: a head as a copy of another (or at zero), a second time and augmentatio
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
@@ -12,6 +13,7 @@ import torch
 from pydantic import Field, ValidationError, create_model
 from torch import Tensor
 
+from genobj.autoencoders import Offset
 from genobj.config.base import Config, problems
 from genobj.config.load import leaves
 from genobj.hub import find, load, read
@@ -93,12 +95,28 @@ class Init(_From):
                 f"{where} knows {theirs.classes} classes, this run's data have {ours.classes}; type init.classes=new "
                 "to start their embedding afresh"
             )
+        self._refuse_latents(theirs, ours)
         if ours.reading and not theirs.reading:
             raise ValueError(f"{where} needs no reading; leave reading={ours.reading} out")
         if changed := _differences(theirs, ours):
             raise ValueError(f"{where} has another network than this run; type {' '.join(changed)}")
         if self.head is not None and self.head not in theirs.horizons:
             raise ValueError(f"init.head={self.head}: {self.source} has {', '.join(theirs.horizons)}; type one of them")
+
+    def _refuse_latents(self, theirs: ModelSettings, ours: ModelSettings) -> None:
+        """ValueError if both say how their latents are scaled, and it is not the same."""
+        made, given = theirs.autoencoder, ours.autoencoder
+        if made is None or given is None or made.scale is None or given.scale is None:
+            return
+        pairs = (made.scale, given.scale), (made.shift or 0.0, given.shift or 0.0)
+        if all(_equal(there, here, ours.shape[0]) for there, here in pairs):
+            return
+        (scale, own), (shift, offset) = pairs
+        as_there = f'source="{given.source}",scale={json.dumps(scale)},shift={json.dumps(shift)}'
+        raise ValueError(
+            f"init.from={self.source} learned latents with scale {scale} and shift {shift}, this run's have {own} and "
+            f"{offset}; type 'data.encoded_by={{{as_there}}}'"
+        )
 
     def _values(self, theirs: ModelSettings, before: Model, ours: ModelSettings, after: Model) -> dict[str, Tensor]:
         """What new tensors start with, by name; those that stay as they were made are not among them."""
@@ -181,6 +199,12 @@ class Init(_From):
             return next(iter(theirs.horizons))
         each = " or ".join(f"init.head={name}" for name in theirs.horizons)
         raise ValueError(f"heads.{head} is new, and {self.source} has several; type {each}, or init.heads=zero")
+
+
+def _equal(one: Offset, other: Offset, channels: int) -> bool:
+    """Whether two numbers, each for all channels or one per channel, are the same but for rounding."""
+    first, second = (value if isinstance(value, tuple) else (value,) * channels for value in (one, other))
+    return len(first) == len(second) and all(map(math.isclose, first, second))
 
 
 def typed(theirs: ModelSettings) -> list[str]:

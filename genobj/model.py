@@ -92,24 +92,36 @@ class Model(nn.Module):
         y: Labels | None = None,
         g: Guide | None = None,
         a: Augment | None = None,
+        low: bool = False,
     ) -> dict[str, Tensor]:
         """One tensor per head, shaped like x_t; r is needed only if some head or the trunk sees it, g if it is fed.
 
-        a: augmentation labels, for networks built to be told them; without them nothing was augmented.
+        a: augmentation labels, for networks built to be told them; without them nothing was augmented. low: give the
+        trunk its state in bf16; readings, whose factors can be large, see all digits of x_t.
         """
-        state, time, target = (x_t, t, r) if self.reading is None else self.reading.ask(x_t, t, r)
+        state, time, target, line = x_t, t, r, None
+        if self.reading is not None:
+            line = self.reading.line(t)
+            state, time, target = line.state(x_t), self.reading.time(t), None if r is None else self.reading.time(r)
+        state = state.bfloat16() if low else state
         told: dict[str, Tensor | None] = {"a": a} if self.augmentation else {}
         if self.fed:
-            g = x_t.new_tensor([1.0, 0.0, 1.0]).expand(len(x_t), GUIDE) if g is None else g  # scale 1 everywhere
+            g = _unguided(x_t) if g is None else g
             if self.guided:
                 told["g"] = g
             else:
-                state = torch.cat([state, _channels(x_t, g)], 1)
+                state = torch.cat([state, _channels(state, g)], 1)
         features = self.trunk(state, time, r=target if self.trunk_r else None, y=y, **told)
         out = {name: head(features, t, r) for name, head in self.heads.items()}
-        if self.reading is None:
+        if line is None:
             return out
-        return out | {name: self.reading.velocity(out[name], x_t, t) for name in self.horizons}
+        return out | {name: line.velocity(out[name], x_t) for name in self.horizons}
+
+
+def _unguided(like: Samples) -> Tensor:
+    """Scale 1 from t = 0 to t = 1, (b, 3). Made where it is used: a copy from the host would wait for the device."""
+    one = like.new_ones(len(like), 1)
+    return torch.cat([one, 0 * one, one], 1)
 
 
 def _channels(x_t: Samples, g: Guide) -> Tensor:
@@ -156,7 +168,7 @@ class Reweighted:
         a: Augment | None = None,
     ) -> dict[str, Tensor]:
         """See types.Network; t stays as it is."""
-        told, x_t = {"r": r, "y": y, "g": g, "a": a}, x_t.bfloat16() if self.low else x_t
+        told = {"r": r, "y": y, "g": g, "a": a, "low": self.low}
         if self.weights is None:
             return self.model(x_t, t, **told)
         return torch.func.functional_call(self.model, dict(self.weights), (x_t, t), told)

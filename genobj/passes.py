@@ -1,7 +1,7 @@
 """The gradient-free evaluations of one training step: memoised, batched, counted (DESIGN.md section 6)."""
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from operator import is_
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genobj.model import Model
+from genobj.precision import exactly
 from genobj.tangents.tape import Tape
 from genobj.types import Augment, AugmentedNetwork, Horizon, Network, Point, Samples, T, Weights
 
@@ -340,20 +341,6 @@ def _full(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
 
 
-@contextmanager
-def _precision(x: Tensor, precise: bool) -> Iterator[None]:
-    """Full float32 where asked for: no autocast, and on GPUs no TF32, which convolutions use by default."""
-    if not precise:
-        yield
-        return
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, convolution.allow_tf32
-    try:
-        if x.is_cuda:
-            matmul.allow_tf32 = False
-            convolution.allow_tf32 = False  # pyright: ignore[reportAttributeAccessIssue]
-        with torch.autocast(x.device.type, enabled=False) if x.device.type in ("cpu", "cuda") else nullcontext():
-            yield
-    finally:
-        if x.is_cuda:
-            matmul.allow_tf32, convolution.allow_tf32 = before  # pyright: ignore[reportAttributeAccessIssue]
+def _precision(x: Tensor, precise: bool) -> AbstractContextManager[None]:
+    """Full float32 where asked for."""
+    return exactly(x.device) if precise else nullcontext()

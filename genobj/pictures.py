@@ -27,7 +27,7 @@ def compare(panels: Mapping[str, Tensor], columns: int | None = None) -> Figure:
     limit = _limit([x for x in panels.values() if x.ndim != 4] if data is None else [data])
     for axes, (heading, x) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axes.set_title(heading, fontsize=11)
-        axes.set(xticks=[], yticks=[])
+        axes.set(xticks=[], yticks=[], anchor="N")
         if heading in grids:
             axes.imshow(grids[heading].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_frame_on(False)
@@ -85,8 +85,8 @@ def curves(panels: Mapping[str, Mapping[str, Curve]]) -> Figure:
 
 
 def columns(classes: int) -> int | None:
-    """A column for every class where there are few; else let the grid be square."""
-    return classes if 0 < classes <= 20 else None
+    """A column for every class where there are few, or several for each of very few; else let the grid be square."""
+    return classes * max(1, round(10 / classes)) if 0 < classes <= 20 else None
 
 
 def _points(axes: Axes, below: Tensor | None, over: Tensor | None, limit: float) -> None:

@@ -30,6 +30,14 @@ class Line(NamedTuple):
     given: TimeTensor
     made: TimeTensor
 
+    def state(self, x_t: Samples) -> Samples:
+        """x_t as the network wants it; it keeps its type."""
+        return (over(self.size, x_t) * x_t).to(x_t.dtype)
+
+    def velocity(self, answer: Tensor, x_t: Samples) -> Tensor:
+        """Our velocity from the network's answer about x_t."""
+        return over(self.given, x_t) * x_t + over(self.made, x_t) * answer
+
 
 class Reading(abc.ABC):
     """Subclasses say which time their networks are fed, and how the velocity follows from the answer."""
@@ -44,16 +52,6 @@ class Reading(abc.ABC):
     @abc.abstractmethod
     def line(self, t: TimeTensor) -> Line:
         """The coefficients of the reading at our time t."""
-
-    def ask(self, x_t: Samples, t: TimeTensor, r: TimeTensor | None) -> tuple[Samples, TimeTensor, TimeTensor | None]:
-        """State and times as the network wants them; the state keeps its type."""
-        size = over(self.line(t).size, x_t)
-        return (size * x_t).to(x_t.dtype), self.time(t), None if r is None else self.time(r)
-
-    def velocity(self, answer: Tensor, x_t: Samples, t: TimeTensor) -> Tensor:
-        """Our velocity from the network's answer about x_t."""
-        line = self.line(t)
-        return over(line.given, x_t) * x_t + over(line.made, x_t) * answer
 
     def _scales(self, t: TimeTensor) -> tuple[TimeTensor, TimeTensor, TimeTensor, TimeTensor]:
         """Scales of noise and data, and their rates."""
@@ -95,7 +93,8 @@ class DDPM(Reading):
 
     def time(self, t: TimeTensor) -> TimeTensor:
         """The number of the level whose sigma is a / b, with a fraction."""
-        levels, at = _ddpm_levels(t), self._level(t)
+        levels = _ddpm_levels(t)
+        at = self._level(t, levels)
         upper = torch.searchsorted(levels, at.detach()).clamp(1, len(levels) - 1)
         low, high = levels[upper - 1], levels[upper]
         return upper - 1 + (at - low) / (high - low)
@@ -103,12 +102,11 @@ class DDPM(Reading):
     def line(self, t: TimeTensor) -> Line:
         """x = sqrt(1 + sigma^2) size x_t - sigma F and v = a' F + b' x."""
         noise, data, noise_rate, data_rate = self._scales(t)
-        size, sigma = (noise.square() + data.square()).rsqrt(), self._level(t).exp()
+        size, sigma = (noise.square() + data.square()).rsqrt(), self._level(t, _ddpm_levels(t)).exp()
         return Line(size, data_rate * (1 + sigma.square()).sqrt() * size, noise_rate - data_rate * sigma)
 
-    def _level(self, t: TimeTensor) -> TimeTensor:
+    def _level(self, t: TimeTensor, levels: Tensor) -> TimeTensor:
         """log sigma, between those of the first and the last level."""
-        levels = _ddpm_levels(t)
         return torch.minimum(torch.maximum(self._log_level(t), levels[0]), levels[-1])
 
 

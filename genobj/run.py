@@ -117,8 +117,7 @@ class Run(Assembly):
         super().__init__(experiment, fresh=not going_on)
         if experiment.log.tensorboard:
             writer()
-        if self.ranks.first and self.settings.autoencoder is not None:  # a missing one is told now, not at a picture
-            pixels(self.settings, torch.zeros(1, *self.settings.shape), self.device)
+        self.ranks.once(self._decodes)
         self.network = hub.description(self.settings, experiment.ema.decays)
         self.ranks.once(self._scorer().check)
         self.folder = self.ranks.once(lambda: self._folder(path, resume))
@@ -126,6 +125,11 @@ class Run(Assembly):
             checkpoint.load(self.folder, self.state, self.network, self.ranks)
         self.ranks.once(self._tidy)
         self._alone = False
+
+    def _decodes(self) -> None:
+        """ValueError now, not at a picture, if the autoencoder is missing."""
+        if self.settings.autoencoder is not None:
+            pixels(self.settings, torch.zeros(1, *self.settings.shape), self.device)
 
     def _folder(self, path: Path | None, resume: bool) -> Path:
         """The run's folder, a new one unless it is to be resumed."""
@@ -147,19 +151,25 @@ class Run(Assembly):
             folder.cut_log(self.folder / log, self.state.step)
         posthoc.cut(self.folder, self.state.step)
 
-    def go(self, show: Callable[[Line], None] = lambda line: None, tell: Tell = silent) -> Outcome:
+    def go(
+        self,
+        show: Callable[[Line], None] = lambda line: None,
+        tell: Tell = silent,
+        beat: Callable[[int], None] = lambda step: None,
+    ) -> Outcome:
         """Train to the end, then evaluate; `show` gets every line of the log. Raises health.Diverged.
 
-        tell: told by the evaluation what it samples, how many samples are done and of how many.
+        tell: told by the evaluation what it samples, how many samples are done and of how many. beat: told every step's
+        number when it is done.
 
         OSError, with what is safe and how to go on, if a disk refuses.
         """
         with folder.held(self.folder) if self.ranks.first else nullcontext(), explained(self.folder):
-            self._train(show)
+            self._train(show, beat)
             hub.export(self.folder, self.state, self.ranks)
             return self._finish(tell)
 
-    def _train(self, show: Callable[[Line], None]) -> None:
+    def _train(self, show: Callable[[Line], None], beat: Callable[[int], None]) -> None:
         e, first = self.experiment, self.ranks.first
         logger, step = Logger(self.folder, e.log, show) if first else None, self.step_module()
         save = checkpoint.Saver(self.folder, e.checkpoint, self.network, self.ranks, self.device)
@@ -174,6 +184,7 @@ class Run(Assembly):
         ]
         try:
             with stop_requests() as asked, Watchdog(self.folder, e.health, self.ranks) as watchdog:
+                hooks.append(Hook(1, lambda state, _: beat(state.step)))
                 hooks.append(Hook(1, lambda state, _: self._stop(state, save) if wish(bool(asked)) else None))
                 ready = self.ready(step)
                 while not self._trained(ready, hooks, save, watchdog):
@@ -297,7 +308,7 @@ class Run(Assembly):
             self._alone = True
             if not self.ranks.first:
                 return Outcome(self.folder, (), self.folder / "samples.png")
-        team = Team(self.ranks.rank, self.ranks.world) if together else FIRST
+        team = Team.joined(self.ranks.rank, self.ranks.world) if together else FIRST
         self.model.eval()
         net, weights = self._network(self.experiment.evaluation.weights)
         generator = Generator(net, self.settings, self.device, self.experiment.evaluation.batch)

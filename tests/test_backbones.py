@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from genobj.backbones.base import Backbone, Trunk
+from genobj.backbones.base import Backbone, Features, Trunk
 from genobj.backbones.dit import DiT, Tokens
 from genobj.backbones.dit_layers import rotate, rotations
 from genobj.backbones.mlp import MLP
 from genobj.backbones.unet import UNet, UNetTrunk
-from genobj.backbones.unet_layers import Block, Shortcut
+from genobj.backbones.unet_layers import Block, FourierWaves, Shortcut
 from genobj.config.base import find
 from genobj.parts import BACKBONES
 from genobj.registry import UnknownName
@@ -308,6 +308,34 @@ class TestNCSN:
         assert moved == [False] * first + [True] * (len(moved) - first)
         assert not torch.equal(before[0].hidden, after[0].hidden)
 
+    def test_a_join_is_the_formula(self) -> None:
+        """image' = (down(h) + aux(image)) / sqrt 2 at every level: a plain convolution, then the filter."""
+        settings = VARIANTS["ncsnpp"].model_copy(update={"multipliers": (1, 1, 1)})
+        trunk = settings.build((2, 16, 16), 0, sees_r=False).double()
+        assert isinstance(trunk, UNetTrunk)
+        perturbed(trunk)
+        image, condition = torch.randn(2, 2, 16, 16, dtype=torch.float64), torch.randn(2, 128, dtype=torch.float64)
+        skips = trunk._encoded(image, condition)[1]
+        names = [name for name in trunk.enc if "residual" not in name]
+        kernel = torch.outer(row := torch.tensor([1.0, 3.0, 3.0, 1.0]).double() / 8, row)
+        for side in (8, 4):
+            weight, bias = (
+                trunk.get_parameter(f"enc.{side}x{side}_aux_residual.{name}") for name in ("weight", "bias")
+            )
+            at, channels = names.index(f"{side}x{side}_down"), len(weight)
+            wide = F.conv2d(image, weight, padding=2)  # the filter sees a pixel beyond the edge
+            aux = F.conv2d(wide, kernel.expand(channels, 1, 4, 4), stride=2, groups=channels) + bias[:, None, None]
+            down = trunk.enc[f"{side}x{side}_down"](Features(skips[at - 1], condition)).hidden
+            image = (down + aux) / 2**0.5
+            torch.testing.assert_close(skips[at], image)
+
+    def test_fourier_features_are_the_formula(self) -> None:
+        """Frequencies are in cycles."""
+        waves, t = FourierWaves(7, 0.5), torch.rand(3, 1)
+        angles = 2 * torch.pi * t * waves.freqs
+        torch.testing.assert_close(waves(t), torch.cat([angles.sin(), angles.cos()], dim=1))
+        assert waves.freqs.std() < 2
+
     def test_blocks_are_units(self) -> None:
         trunk = VARIANTS["ncsnpp"].build((1, 8, 8), 0, sees_r=False)
         assert trunk.units == [m for m in trunk.modules() if isinstance(m, Block)]
@@ -355,6 +383,16 @@ class TestTokens:
             assert (other - out).flatten(1).norm(dim=1).min() > 1e-5
         out.square().sum().backward()
         assert all(p.grad is not None and p.grad.any() for p in trunk.parameters() if p.requires_grad)
+
+    def test_the_scale_is_fed_as_one_minus_its_inverse(self) -> None:
+        """iMF; the ends of the interval as they are."""
+        embedder = fed().get_submodule("g_embedder")
+        g = torch.tensor([[1.0, 0.0, 1.0], [2.5, 0.25, 0.75], [7.0, 0.125, 0.5]])
+        told = embedder(g)
+        assert list(told) == ["scale", "low", "high"]
+        for i, (name, value) in enumerate(told.items()):
+            plain = 1 - 1 / g[:, i] if name == "scale" else g[:, i]
+            torch.testing.assert_close(value, embedder.get_submodule(name)(plain))
 
     def test_they_lie_before_the_patches_and_are_left_out_at_the_end(self) -> None:
         trunk = fed(tokens={"label": 1, "scale": 2, "interval": 3, "time": 4})
@@ -414,6 +452,21 @@ class TestTransformerOptions:
             trunk(x.roll((2, 4), dims=(2, 3)), t).hidden.unflatten(1, (4, 4)).roll((-1, -2), dims=(1, 2)).flatten(1, 2)
         )
         assert not torch.allclose(moved, trunk(x, t).hidden, atol=1e-4)
+
+    @pytest.mark.parametrize("position", ["sincos", "rope", "sincos+rope", "rope-1d"])
+    @pytest.mark.parametrize("condition", ["adaln", "both", "tokens"])
+    def test_the_residual_stream_keeps_its_precision_under_autocast(self, condition: str, position: str) -> None:
+        backbone = DiT.model_validate({**SMALL, "condition": condition, "position": position})
+        trunk = backbone.build((1, 8, 8), 0, sees_r=False)
+        perturbed(trunk)
+        streams: list[torch.dtype] = []
+        for block in trunk.units:
+            block.register_forward_pre_hook(lambda _, given: streams.append(given[0].hidden.dtype))
+        with torch.autocast("cpu", torch.bfloat16):
+            out = trunk(torch.randn(2, 1, 8, 8), torch.rand(2)).hidden
+        assert {*streams, out.dtype} == {torch.float32}
+        low = trunk.bfloat16()(torch.randn(2, 1, 8, 8).bfloat16(), torch.rand(2)).hidden
+        assert low.dtype == torch.bfloat16
 
     def test_registers_are_not_turned_by_row_and_column(self) -> None:
         trunk = DiT(**SMALL, condition="both", position="rope").build((1, 8, 8), 0, sees_r=False)

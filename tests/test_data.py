@@ -60,7 +60,8 @@ class TestEveryDataSet:
             with pytest.raises(ValueError, match="draws fresh samples without end"):
                 source.whole("train", 100)
             return
-        splits: tuple[tuple[Split, Batch], ...] = (("train", source.rows), ("held_out", source.unseen))
+        assert source.unseen
+        splits: tuple[tuple[Split, Batch], ...] = (("train", source.rows), ("held_out", source.rest))
         for split, rows in splits:
             assert joined(*source.whole(split, 100)).equal(rows.x)
             assert joined(*source.whole(split, 100, 1, 3)).equal(rows.x[1::3])

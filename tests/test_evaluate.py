@@ -4,25 +4,35 @@ import json
 import math
 import random
 import shutil
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from PIL import Image
 from torch import Tensor
 
+from genobj import autoencoders
+from genobj.autoencoders import Autoencoder
 from genobj.cli.main import run
-from genobj.data.base import Batch
+from genobj.data.base import Batch, Data, Split
 from genobj.data.digits import Digits
-from genobj.data.table import Table
-from genobj.evaluation import Evaluation, Generator, Scorer
+from genobj.data.folders import FolderImages
+from genobj.data.latents import Latents
+from genobj.data.table import Table, take
+from genobj.evaluation import Evaluation, Generator, Scorer, shown
 from genobj.experiment import Experiment
-from genobj.images import from_uint8, to_uint8
-from genobj.metrics import references
+from genobj.images import SLACK, from_uint8, to_uint8
+from genobj.metrics import real, references, stored
 from genobj.metrics.extractor import DigitsExtractor
 from genobj.metrics.features import Look, Seen, Space, Spread, observed
 from genobj.metrics.frechet import FID, Frechet, SpatialFID, frechet_distance, moments
@@ -31,11 +41,12 @@ from genobj.metrics.inception_score import InceptionScore, inception_score
 from genobj.metrics.kid import KID, kernel_distance
 from genobj.metrics.learning import Training, moved, train
 from genobj.metrics.mmd import MMD
-from genobj.metrics.prdc import PRDC
+from genobj.metrics.prdc import PRDC, distances
 from genobj.metrics.records import Record, comparable, read_records
 from genobj.metrics.statistics import statistics
 from genobj.metrics.team import Team
 from genobj.metrics.trained import Trained
+from genobj.precision import exactly
 
 CPU = torch.device("cpu")
 
@@ -47,13 +58,15 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 class TestRounding:
     def test_levels_come_back(self) -> None:
         levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-        for rounding in ("truncate", "round"):
+        for rounding in ("truncate", "round", "floor"):
             assert to_uint8(from_uint8(levels), rounding).equal(levels)
+            assert to_uint8((levels.float() / 255 - 0.5) / 0.5, rounding).equal(levels), "torchvision's way"
 
     def test_modes_are_the_fields_own(self) -> None:
         x = torch.linspace(-1.2, 1.2, 4001)[:, None]
         assert to_uint8(x).equal((127.5 * x + 128).clamp(0, 255).to(torch.uint8))
-        assert to_uint8(x, "floor").equal((255 * (x.clamp(-1, 1) + 1) / 2).floor().clamp(0, 255).to(torch.uint8))
+        exact = (255 * (x.double().clamp(-1, 1) + 1) / 2 + SLACK).floor().clamp(0, 255).to(torch.uint8)
+        assert to_uint8(x, "floor").equal(exact)
         assert to_uint8(x, "round").equal(((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
         half = (to_uint8(x).double() - to_uint8(x, "floor").double()).mean()
         assert 0.4 < half < 0.5, "half a level darker, except where images are clipped"
@@ -112,6 +125,22 @@ class TestStreams:
         assert shared.features.allclose(alone.features, atol=1e-4)
         assert not alone.features.allclose(source_features(source, space)[:50]), "a choice, not the first rows"
 
+    def test_skipped_rows_change_the_choice_for_nobody(self) -> None:
+        """Processes number sound rows, and each skips others."""
+
+        class Holed(Table):
+            def whole(self, split: Split, chunk: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+                sound = [row for row in range(rank, len(self.rows.x), world) if row % 7 != 3]
+                for rows in torch.tensor(sound).split(chunk):
+                    yield take(self.rows, rows)
+
+        source, space = Holed(Digits().open().rows, Digits().open().rest), DigitsExtractor().open(CPU)
+        alone = statistics(source, "train", space, features=50)
+        shared = together(2, lambda team: statistics(source, "train", space, features=50, team=team))
+        assert alone is not None
+        assert alone.features is not None
+        assert shared.features.allclose(alone.features, atol=1e-4)
+
 
 def source_features(source: Table, space: Space) -> Tensor:
     seen = observed(space, {"features"}, source.rows)
@@ -161,6 +190,19 @@ class TestAgainstTorchFidelity:
         assert found["density"] == pytest.approx(sum(map(sum, inside)) / (k * 30))
         assert found["coverage"] == pytest.approx(sum(any(row[j] for row in inside) for j in range(20)) / 20)
 
+    def test_copies_of_real_images_lie_among_them(self) -> None:
+        """Real images that stand five times each have neighbours at no distance at all, and so have their copies."""
+        x = (normal(203, 2048) * 0.4 + 0.4).float()
+        y = x.repeat_interleave(5, 0)
+        assert distances(y.double(), y.double()).diagonal().eq(0).all()
+        assert PRDC().values(Seen(101, features=x[:101]), Seen(1015, features=y), 0)["precision"] == 1
+
+    def test_distances_are_those_of_the_slow_way(self) -> None:
+        x, y = normal(30, 5) * 1e-3, normal(20, 5, seed=1) * 1e3
+        assert distances(x, y).allclose(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist"), rtol=1e-12)
+        near = x + 1e-7
+        assert distances(x, near).diagonal().allclose((x - near).norm(dim=1), rtol=1e-3), "near is not the same"
+
     def test_too_few_and_broken_samples(self) -> None:
         few = Seen(3, features=normal(3, 2))
         with pytest.raises(ValueError, match="more than 3 samples, got 3"):
@@ -188,7 +230,7 @@ def together(world: int, work: Callable[[Team], Any]) -> Any:
     box: dict[int, list[Tensor]] = {}
     result = None
     for rank in reversed(range(world)):
-        result = work(Posted(rank, world, box))
+        result = work(Posted(rank, world, box=box))
     assert not any(box.values()), "everything sent was taken"
     return result
 
@@ -227,7 +269,8 @@ def test_several_processes_score_what_one_does(world: int, digits: Experiment, t
     alone, shared = score("one", Team()), together(world, lambda team: score("many", team))
     assert len(alone) == len(shared) == 2 * (1 + 2 + 4 + 1 + 1)
     for mine, theirs in zip(alone, shared, strict=True):
-        assert mine.pop("value") == pytest.approx(theirs.pop("value"), rel=1e-9)
+        for key in ("value", "floor"):
+            assert mine.pop(key) == pytest.approx(theirs.pop(key), rel=1e-9)
         assert mine == theirs
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "many.npz").read_bytes()
 
@@ -300,11 +343,55 @@ class TestReferences:
         file = write(arr_0=to_uint8(batch.x).permute(0, 2, 3, 1).numpy(), arr_1=batch.y.numpy())
         found, space = references.read(file), DigitsExtractor().open(CPU)
         seen = found.of(space, {"moments", "features"}, "truncate")
+        assert seen is not None
         assert found.n == seen.n == 60
         expected = observed(space, {"features"}, Batch(from_uint8(to_uint8(batch.x)), None))
         assert seen.features is not None
         assert expected.features is not None
         assert seen.features.allclose(expected.features, atol=1e-5)
+
+    def test_images_are_read_when_they_are_needed_and_in_pieces(
+        self, digits: Experiment, write: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file of ADM: its moments serve fd, and prdc alone wants the images, a chunk at a time."""
+        source, space, sizes = Digits().open(), DigitsExtractor().open(CPU), list[int]()
+        mean, covariance = moments(source_features(source, space))
+        real = source.rows.x[:50]
+        file = write(mu=mean.numpy(), sigma=covariance.numpy(), arr_0=to_uint8(real).permute(0, 2, 3, 1).numpy())
+        monkeypatch.setattr(stored, "CHUNK", 20)
+        monkeypatch.setattr(stored, "from_uint8", lambda pixels: (sizes.append(len(pixels)), from_uint8(pixels))[1])
+        settings = Evaluation(count=40, nfe=(1,), reference_files=(str(file),), assume="digits")
+
+        def score(name: str, team: Team = Team()) -> list[Record]:  # noqa: B008
+            chosen = settings.model_copy(update={"metrics": {name: METRICS[name]}})
+            return Scorer(chosen, digits.model_settings(), None, team=team)(generator(digits), "live")
+
+        assert score("fd")[0].reference == 50
+        assert not sizes
+        alone = [one.value for one in score("prdc")]
+        assert sizes == [20, 20, 10]
+        shared = together(2, lambda team: score("prdc", team))
+        assert alone == pytest.approx([one.value for one in shared], rel=1e-9)
+        assert sizes == [20, 20, 10, 20, 20, 10], "the processes share the images"
+
+    def test_damaged_images_are_named(self, tmp_path: Path) -> None:
+        file = tmp_path / "ref.npz"
+        levels = (np.arange(300 * 48) % 251).astype("uint8")
+        np.savez(file, arr_0=levels.reshape(300, 4, 4, 3))
+        sound = file.read_bytes()
+        found = references.read(file)
+        assert found.images is not None
+        assert to_uint8(found.images.whole().x).permute(0, 2, 3, 1).flatten().tolist() == levels.tolist()
+        data = bytearray(sound)
+        data[sound.index(levels.tobytes()) + 12_000] ^= 1
+        file.write_bytes(data)
+        damaged = references.read(file).images
+        assert damaged is not None
+        with pytest.raises(ValueError, match=r"ref\.npz is damaged"):
+            damaged.whole()
+        np.savez(file, arr_0=np.asfortranarray(np.zeros((2, 4, 4, 3), dtype="uint8")))
+        with pytest.raises(ValueError, match="column by column"):
+            references.read(file)
 
     @pytest.mark.parametrize(
         ("arrays", "says"),
@@ -411,6 +498,80 @@ class TestScorer:
             Scorer(settings, digits.data, None).check()
 
     @pytest.mark.parametrize(
+        ("metric", "count", "says"),
+        [
+            (PRDC(neighbours=20), 20, "the 20 nearest neighbours of a sample need more than 20 samples, got 20"),
+            (PRDC(density_neighbours=30), 40, "the 30 nearest neighbours of a sample need more than 30 samples, got 9"),
+            (InceptionScore(splits=5), 4, "5 splits needs as many samples, got 4"),
+        ],
+    )
+    def test_too_few_samples_are_said_before_the_work(
+        self, metric: Any, count: int, says: str, digits: Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Inception, "open", lambda self, device: DigitsExtractor().open(device))
+        settings = Evaluation(count=count, reference=9, metrics={"m": metric})
+        with pytest.raises(ValueError, match=f"metric 'm': .*{says}"):
+            Scorer(settings, digits.data, digits.data.open()).check()
+
+    def test_what_training_saw_is_no_floor(self, digits: Experiment) -> None:
+        class Seen(Table):
+            unseen = False
+
+        rows = Digits().open().rows
+        settings = Evaluation(count=40, nfe=(1,), metrics={"fd": Frechet(), "w2": "w2"})
+        for source, floored in ((Table(rows, rows), True), (Seen(rows, rows), False)):
+            records = Scorer(settings, digits.data, source)(generator(digits), "live")
+            assert all((one.floor is not None, one.floor_n) == (floored, 40 if floored else 0) for one in records)
+
+    def test_a_floor_of_too_few_is_left_out(self, digits: Experiment) -> None:
+        rows = Digits().open().rows
+        source = Table(rows, take(rows, torch.arange(3)), rows)
+        settings = Evaluation(count=40, nfe=(1,), metrics={"fd": Frechet(), "prdc": PRDC()})
+        records = Scorer(settings, digits.data, source)(generator(digits), "live")
+        assert [one.floor is None for one in records] == [False, True, True, True, True]
+
+    def test_large_data_are_looked_at_in_pieces_by_the_first_process(
+        self, digits: Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looked = list[int]()
+        look = Space.look
+        monkeypatch.setattr(Space, "look", lambda self, x, mode: (looked.append(len(x)), look(self, x, mode))[1])
+        settings = Evaluation(count=32, nfe=(1,), metrics={"fd": Frechet()})
+
+        def score(team: Team) -> list[Record]:
+            return Scorer(settings, digits.data, digits.data.open(), team=team)(generator(digits), "live")
+
+        for shared, sizes in ((2**31, [512, 261, 512, 512, 32, 32]), (0, [512, 512, 512, 261, 32, 32])):
+            monkeypatch.setattr(real, "SHARED", shared)
+            looked.clear()
+            assert together(2, score)[0].floor is not None
+            assert looked == sizes, "the second process, then the first: reference, floor, samples"
+
+    def test_what_training_does_with_the_data_changes_no_reference(self, tmp_path: Path) -> None:
+        """Flips, the cache and where the files lie: values compare; other images, and they do not."""
+        for name, level in (("a", 7), ("b", 7), ("c", 8)):
+            (tmp_path / name).mkdir()
+            for i in range(6):
+                Image.new("L", (8, 8), level * i).save(tmp_path / name / f"{i}.png")
+
+        def measured(name: str, **changes: Any) -> Record:
+            tree = {"kind": "folder", "path": str(tmp_path / name), "resolution": 8, "channels": 1, **changes}
+            data = Experiment.model_validate({"data": tree}).data
+            settings = Evaluation(count=8, nfe=(1,), metrics={"w2": "w2"})
+            (one,) = Scorer(settings, data, data.open())(self.any_generator(data), "live")
+            return one
+
+        first = measured("a")
+        comparable([first, measured("b", flip=True, on_error="skip", cache="memory")])
+        with pytest.raises(ValueError, match=r"reference\.data\.sha256"):
+            comparable([first, measured("c")])
+
+    @staticmethod
+    def any_generator(data: Data) -> Generator:
+        tree = {"data": data.model_dump(mode="json") | {"kind": "folder"}, "backbone": {"kind": "mlp", "width": 8}}
+        return generator(Experiment.model_validate(tree | {"objectives": {"fm": {}}}))
+
+    @pytest.mark.parametrize(
         ("metric", "says"),
         [
             (FID(extractor=DigitsExtractor()), "defined by Inception's features, not by those of 'digits'"),
@@ -479,6 +640,116 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class TestPrecision:
+    def test_cudnn_stays_as_it_is(self) -> None:
+        """Inside a look at images: its convolutions would otherwise run by another, slow way."""
+        found = list[bool]()
+
+        def look(x: Tensor) -> Look:
+            found.append(torch.backends.cudnn.enabled)
+            return Look(x.flatten(1))
+
+        space = Space("stand-in", "0", 64, look, CPU)
+        space.look(torch.zeros(2, 1, 8, 8), "truncate")
+        with exactly(torch.device("cuda")):  # settings alone; there need not be a GPU
+            found.append(torch.backends.cudnn.enabled)
+            assert not torch.backends.cudnn.allow_tf32
+            assert not torch.backends.cuda.matmul.allow_tf32
+        assert found == [True, True]
+        assert torch.backends.cudnn.allow_tf32
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+    def test_features_on_a_gpu_are_float32(self) -> None:
+        found = list[tuple[bool, bool, bool]]()
+
+        def look(x: Tensor) -> Look:
+            found.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32, x.is_cuda))
+            return Look(x.flatten(1))
+
+        Space("stand-in", "0", 64, look, torch.device("cuda")).look(torch.zeros(2, 1, 8, 8), "truncate")
+        assert found == [(True, False, True)]
+
+    def test_an_autoencoder_in_float32_is_float32(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And one in bfloat16 is left to itself."""
+
+        class Plain(torch.nn.Module):
+            def __init__(self, dtype: torch.dtype):
+                super().__init__()
+                self.weight = torch.nn.Parameter(torch.ones((), dtype=dtype))
+                self.config = {"_class_name": "AutoencoderDC", "in_channels": 3, "latent_channels": 3}
+
+            def decode(self, z: Tensor) -> Any:
+                return SimpleNamespace(sample=z * self.weight)
+
+        entered = list[torch.device]()
+
+        @contextmanager
+        def noted(device: torch.device) -> Iterator[None]:
+            entered.append(device)
+            yield
+
+        monkeypatch.setattr(autoencoders, "exactly", noted)
+        for dtype, times in ((torch.float32, 1), (torch.bfloat16, 1)):
+            codec = autoencoders.Codec(Autoencoder(source="a/b", scale=1.0), Plain(dtype))
+            assert codec.decode(torch.zeros(2, 3, 4, 4)).shape == (2, 3, 4, 4)
+            assert len(entered) == times
+
+
+class TestShapes:
+    @pytest.mark.parametrize(
+        ("made", "sizes", "expected"),
+        [
+            ({"source": "sd-vae-ft-ema"}, (4, 32, 32), 256),
+            ({"source": "dc-ae-f32c32"}, (32, 16, 16), 512),
+            ({"source": "mit-han-lab/dc-ae-f64c128-in-1.0-diffusers"}, (128, 8, 8), 512),
+            ({"source": "own/vae", "factor": 16}, (16, 16, 16), 256),
+        ],
+    )
+    def test_images_of_latents(self, made: dict[str, Any], sizes: tuple[int, int, int], expected: int) -> None:
+        by = Autoencoder(**made, scale=1.0)
+        data = Latents(path="nowhere", sizes=sizes, labels=0, encoded_by=by)
+        assert shown(data) == (3, expected, expected)
+
+    def test_a_folder_tells_its_factor(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text('{"encoder_block_out_channels": [8, 8, 8]}')
+        assert Autoencoder(source=str(tmp_path)).enlarges == 4
+        opened = SimpleNamespace(config={"block_out_channels": [8] * 6, "scaling_factor": 1.0})
+        made = Autoencoder(source="own/vae")._complete(opened, tmp_path, "0" * 64)
+        assert made.factor == made.enlarges == 32, "an opened one says it to whoever records it"
+
+
+class TestTeam:
+    def test_processes_wait_without_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Not as long as training does, which would end in the middle of what the first one computes alone."""
+        asked, used = list[dict[str, Any]](), list[Any]()
+        monkeypatch.setattr(dist, "new_group", lambda **how: (asked.append(how), "ours")[1])
+        monkeypatch.setattr(dist, "send", lambda value, to, group=None: used.append(group))
+        assert Team.joined(0, 1) == Team()
+        assert not asked
+        Team.joined(1, 2).gathered(torch.zeros(3))
+        assert asked[0]["timeout"] > timedelta(days=7)
+        assert used == ["ours", "ours"]
+
+    @pytest.mark.slow
+    def test_a_patient_team_outlasts_the_usual_limit(self) -> None:
+        """Two processes whose own limit is two seconds; the first computes for five."""
+        with tempfile.TemporaryDirectory() as folder:
+            torch.multiprocessing.spawn(_waits, (f"{folder}/store",), nprocs=2)
+
+
+def _waits(rank: int, store: str) -> None:
+    import time
+
+    dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=2), 2, rank)
+    team = Team.joined(rank, 2)
+    if team.first:
+        time.sleep(5)
+    found = team.gathered(torch.full((2,), float(rank)))
+    assert len(found) == (2 if team.first else 0)
+    dist.destroy_process_group()
+
+
 class TestTrained:
     def test_learns_and_comes_back(self, small: Path) -> None:
         extractor, source = Trained(path=str(small)), Digits().open()
@@ -520,6 +791,8 @@ class TestTrained:
     def test_unfit_data_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"type data.labelled=true"):
             train(Training(steps=1), Digits(labelled=False), tmp_path / "x", CPU, {})
+        with pytest.raises(ValueError, match=r"as in data.labels=10"):
+            train(Training(steps=1), FolderImages(path="x", resolution=8), tmp_path / "x", CPU, {})
         assert not (tmp_path / "x").exists()
 
     def test_augmentation_moves_and_mirrors(self) -> None:
@@ -535,7 +808,7 @@ class TestTrained:
 
 
 def worse_and_worse(source: Table) -> list[Batch]:
-    x = source.unseen.x
+    x = source.rest.x
     return [Batch(x + s * normal(*x.shape).float(), None) for s in (0.0, 0.3, 3.0)]
 
 
@@ -684,6 +957,31 @@ class TestCommands:
         assert says in told
         assert told.count("\n") <= 2
 
+    def test_damaged_files_and_training_images_are_told(self, tmp_path: Path, capsys: Any) -> None:
+        """By both commands; nothing is called held out that training saw, and no floor is measured with it."""
+        for i in range(40):
+            file = tmp_path / "images" / "ab"[i % 2] / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 5 * i).save(file)
+            file.write_bytes(file.read_bytes()[:40] if i in (4, 9) else file.read_bytes())
+        data = [f"data.path={tmp_path / 'images'}", "data.resolution=8", "data.channels=1", "data.labels=2"]
+        data += ["data.on_error=skip", "data.cache=none"]
+        net = str(tmp_path / "net")
+        assert run(["extractor", "train", "folder", *data, "--to", net, "--steps", "3", "--width", "4"]) == 0
+        told = capsys.readouterr()
+        assert "on 38 training images (give data.test or data.holdout)" in told.out
+        assert {name for name in ("4.png", "9.png") if name in told.err} == {"4.png", "9.png"}
+        assert not Trained(path=net).facts().unseen
+        small = ["backbone.width=16", "evaluation.count=16", "evaluation.nfe=[1]", "evaluation.metrics=w2"]
+        small += ["--backbone", "mlp", "train.steps=1"]
+        folder = str(tmp_path / "run")
+        assert run(["train", "--data", "folder", "--out", folder, *small, *data]) == 0
+        capsys.readouterr()
+        assert run(["evaluate", folder, "--metrics", "fd,accuracy", "--extractor", net, "--json"]) == 0
+        told = capsys.readouterr()
+        assert {name for name in ("4.png", "9.png") if name in told.err} == {"4.png", "9.png"}
+        assert all(one["floor"] is None and one["floor_n"] == 0 for one in json.loads(told.out))
+
     @pytest.mark.slow
     def test_two_processes_under_torchrun(self, folder: Path, tmp_path: Path) -> None:
         from tests.test_distributed import launched
@@ -695,7 +993,9 @@ class TestCommands:
             assert done.returncode == 0, done.stderr[-2000:]
         one, two = (read_records(tmp_path / f"{name}.json") for name in ("one", "two"))
         assert [mine.value for mine in one] == pytest.approx([theirs.value for theirs in two], rel=1e-9)
-        assert [replace(mine, value=0.0) for mine in one] == [replace(theirs, value=0.0) for theirs in two]
+        assert [mine.floor for mine in one] == pytest.approx([theirs.floor for theirs in two], rel=1e-9)
+        same = {"value": 0.0, "floor": None}
+        assert [replace(mine, **same) for mine in one] == [replace(theirs, **same) for theirs in two]
         assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
 

@@ -16,9 +16,12 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from genobj.assembly import Assembly
+from genobj.autoencoders import Autoencoder
 from genobj.backbones.unet import UNet
 from genobj.cli import import_
+from genobj.cli.resolve import resolve
 from genobj.config.base import problems
+from genobj.config.load import find_recipe, parse_override
 from genobj.experiment import Experiment
 from genobj.foreign.convert import Kind, Report, convert
 from genobj.foreign.files import read
@@ -32,7 +35,7 @@ from genobj.paths.edm import EDM
 from genobj.paths.linear import Linear
 from genobj.reading import reading
 from genobj.run import Run
-from tests.parity.fixtures import FOLDER, Case, check
+from tests.parity.fixtures import FOLDER, check, ect
 from tests.parity.fixtures import load as fixture
 
 KINDS: dict[str, Kind] = {
@@ -111,13 +114,6 @@ def test_mean_flow_unet_with_augmentation_labels(dtype: torch.dtype, rtol: float
     assert settings.augmentation == 6
 
 
-def ect(case: Case, network: Tensor, dtype: torch.dtype) -> Tensor:
-    """ECT's denoiser, in its boundary form, from what the network inside EDM's preconditioning says."""
-    x, sigma = case.arrays["x"].to(dtype), case.arrays["sigma"].to(dtype)[:, None, None, None]
-    norm = (sigma**2 + 0.25).sqrt()
-    return 0.25 / ((sigma - 0.003) ** 2 + 0.25) * x + (sigma - 0.003) * 0.5 / norm * network
-
-
 @pytest.mark.parametrize(("dtype", "rtol"), PRECISIONS)
 @pytest.mark.parametrize("path", [EDM(), Linear()])
 def test_edm_is_read_on_its_path_and_on_ours(
@@ -186,11 +182,28 @@ def test_published_unets_are_recognised_by_their_shapes(name: str) -> None:
     tensors = {key.removeprefix("model."): empty(shape, key) for key, shape in UNET_SIZES[name]["keys"].items()}
     foreign = unet("meanflow-torch" if mean_flow else "edm-unet", tensors, name)
     preset = UNet.preset("cifar10" if mean_flow else "ncsnpp" if "ncsnpp" in name else "edm")
-    wanted = UNet.model_validate(preset | {"dropout": 0.0, "blocks": (4, 4, 4)})
+    wanted = UNet.model_validate(preset | {"dropout": 0.0})
     assert foreign.settings.backbone == wanted
     assert foreign.settings.augmentation == UNET_SIZES[name]["config"]["augment_dim"]
     assert sum(p.numel() for p in foreign.empty().parameters()) == UNET_SIZES[name]["parameters"]
     assert fits(foreign)
+
+
+def test_ect_starts_from_the_network_that_edm_published(tmp_path: Path) -> None:
+    """The command in the recipe's header: what it says fits, labels of augmentation left behind."""
+    listed = UNET_SIZES["EDM/ECT ddpmpp augment_dim=9"]["keys"]
+    tensors = {key.removeprefix("model."): empty(shape, key) for key, shape in listed.items()}
+    theirs = unet("edm-unet", tensors, "edm").settings
+    tree = {"weights": "ema", "model": theirs.model_dump(mode="json", exclude_none=True)}
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    command = f"init.from={tmp_path}"
+    assert "genobj train -r ect-cifar10 init.from=" in find_recipe("ect-cifar10").read_text()
+    begun = resolve("ect-cifar10", overrides=[command])[0]
+    assert begun.init is not None
+    begun.init.check(begun.model_settings())
+    other = resolve("ict-cifar10", overrides=[command])[0]
+    with pytest.raises(ValueError, match="has another network than this run; type "):
+        begun.init.check(other.model_settings())
 
 
 def test_labels_of_unets_become_a_table(tmp_path: Path) -> None:
@@ -241,6 +254,28 @@ def test_wrong_kinds_say_which_to_type(name: str, kind: Any, heads: int | None, 
     save_file(state(name), tmp_path / "file.safetensors")
     with pytest.raises(ValueError, match=words):
         convert(kind, tmp_path / "file.safetensors", tmp_path / "out", heads=heads)
+
+
+def test_mean_flow_has_a_scale_of_its_own(tmp_path: Path) -> None:
+    """zhuyu-cs's latents: 0.18125 (OBJECTIVES B1); a number that was given wins, and others keep the autoencoder's."""
+
+    def scale(kind: str, **given: Any) -> tuple[Any, bool]:
+        to = tmp_path / str(len(list(tmp_path.iterdir())))
+        save_file(
+            state(f"{kind}_tiny" if kind == "meanflow_sit" else f"{kind}_tiny_nosigma"), tmp_path / "file.safetensors"
+        )
+        autoencoder = Autoencoder.model_validate({"source": "sd-vae-ft-mse"} | given)
+        name = "meanflow-torch" if kind == "meanflow_sit" else kind
+        report = convert(name, tmp_path / "file.safetensors", to, heads=3, autoencoder=autoencoder)
+        stored = load(to).settings.autoencoder
+        assert stored is not None
+        return stored.scale, "0.18125" in "".join(report.converted)
+
+    assert scale("meanflow_sit") == (0.18125, True)
+    assert scale("meanflow_sit", source="stabilityai/sd-vae-ft-ema") == (0.18125, True)
+    assert scale("meanflow_sit", scale=0.18215) == (0.18215, False)
+    assert scale("meanflow_sit", source="elsewhere/vae") == (None, False)
+    assert scale("sit") == (None, False)
 
 
 class Bomb:
@@ -319,6 +354,11 @@ def test_command_reports_and_its_folder_is_not_written_twice(tmp_path: Path) -> 
         assert words in told
     with pytest.raises(ValueError, match="holds something already"):
         CliRunner().invoke(app, typed_in, catch_exceptions=False)
+    more = [*typed_in[:3], str(tmp_path / "scaled"), *typed_in[4:], "--scale", "0.5"]
+    with pytest.raises(ValueError, match="type one above 0, beside --autoencoder"):
+        CliRunner().invoke(app, more, catch_exceptions=False)
+    CliRunner().invoke(app, [*more, "--autoencoder", "elsewhere/vae"], catch_exceptions=False)
+    assert load(tmp_path / "scaled").settings.autoencoder == Autoencoder(source="elsewhere/vae", scale=0.5)
 
 
 # Starting from weights.
@@ -502,6 +542,30 @@ def test_what_cannot_start_is_refused_in_a_sentence(changes: dict[str, Any], wor
     assert words in str(caught.value)
 
 
+def test_latents_of_another_scale_are_refused(tmp_path: Path) -> None:
+    """Only where both sides know their numbers; hashes and names of autoencoders may differ."""
+    plain = small("dit", 3).model_settings()
+
+    def scaled(**given: Any) -> ModelSettings:
+        return plain.model_copy(update={"autoencoder": Autoencoder.model_validate({"source": "a/b"} | given)})
+
+    start = Init.model_validate({"from": str(moved(scaled(scale=0.18125), tmp_path / "source"))})
+    with pytest.raises(
+        ValueError, match=r"with scale 0\.18125 and shift 0\.0, this run's have 0\.18215 and 0\.0"
+    ) as caught:
+        start.check(scaled(scale=0.18215, source="c/d"))
+    typed_in = str(caught.value).partition("; type '")[2].removesuffix("'")
+    where, value = parse_override(typed_in)
+    assert (where, value) == (["data", "encoded_by"], {"source": "c/d", "scale": 0.18125, "shift": 0.0})
+    start.check(scaled(**value))
+    with pytest.raises(ValueError, match="shift"):
+        start.check(scaled(scale=0.18125, shift=0.1))
+    with pytest.raises(ValueError, match="scale"):
+        start.start(plain.build(), scaled(scale=(0.5,)))
+    for fits in (plain, scaled(), scaled(scale=(0.18125,), shift=(0.0,), source="c/d")):
+        start.check(fits)
+
+
 def test_what_has_no_place_or_no_model_is_refused(tmp_path: Path) -> None:
     two = moved(small("dit", 0, objectives=MEAN_FLOW).model_settings(), tmp_path / "two")
     with pytest.raises(ValueError, match=r"no place for 'trunk.r_embedder.*r_in = trunk"):
@@ -613,11 +677,23 @@ def test_readings_give_the_velocity_on_every_path(name: Any, path: str) -> None:
     if path == "edm":
         t = torch.linspace(0.3, 0.85, 40, dtype=torch.float64)  # levels that all three know
     x_t = torch.randn(40, 1, dtype=torch.float64)
-    state, time, _ = read_as.ask(x_t, t, None)
-    v = read_as.velocity(ideal(name, spread)(state[:, 0], time)[:, None], x_t, t)[:, 0]
+    line = read_as.line(t)
+    v = line.velocity(ideal(name, spread)(line.state(x_t)[:, 0], read_as.time(t))[:, None], x_t)[:, 0]
     a, b, da, db = on.noise_scale(t), on.data_scale(t), on.noise_rate(t), on.data_rate(t)
     exact = (da * a + db * b * spread**2) / (a**2 + (b * spread) ** 2) * x_t[:, 0]
     check(name, v, exact, 1e-9)
+
+
+def test_a_forward_draws_its_line_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And makes the table of levels for the line and for the time: a thousand numbers in float64 each."""
+    from genobj import reading as rooms
+
+    model, made, drawn = small("mlp", 0, reading="ddpm").model_settings().build(), list[int](), list[int]()
+    table, line = rooms._ddpm_levels, rooms.DDPM.line
+    monkeypatch.setattr(rooms, "_ddpm_levels", lambda like: (made.append(1), table(like))[1])
+    monkeypatch.setattr(rooms.DDPM, "line", lambda self, t: (drawn.append(1), line(self, t))[1])
+    model(*asked((1, 4, 4))[:2])
+    assert (len(drawn), len(made)) == (1, 2)
 
 
 @pytest.mark.parametrize("name", ["sit", "ddpm", "edm"])

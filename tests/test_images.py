@@ -3,10 +3,12 @@
 import io
 import json
 import math
+import multiprocessing
 import os
 import pickle
 import signal
 import struct
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -116,6 +118,7 @@ class TestZip:
         """A test set, a share that is held out, or training images; the reference is always of training images."""
         other = archive(tmp_path / "t.zip", {"a.png": encoded(pixels(99))}, [["a.png", 3]])
         tested, kept, bare = (zipped(made, **s).open() for s in ({"test": str(other)}, {"holdout": 0.25}, {}))
+        assert (tested.unseen, kept.unseen, bare.unseen) == (True, True, False)
         assert tested.held_out(5, 0).x.equal(wanted(99))
         seen = [number for batch in kept.whole("train", 7) for number in which(batch.x)]
         unseen = which(kept.held_out(100, 0).x)
@@ -418,6 +421,17 @@ class TestWorkers:
         ):
             next(feed)
 
+    def test_workers_in_a_long_read_end_with_the_feed(self, made: Path) -> None:
+        """SIGTERM, with which torch ends them, is the run's to hear; torch alone waits 20 s for two."""
+        source = zipped(made)
+        with Feed(_Slow(source), iter([range(4), range(4, 8), range(8, 12)]), 0, CPU, 0, 2) as feed:
+            next(feed)
+            workers = multiprocessing.active_children()
+            start = time.monotonic()
+        assert len(workers) == 2
+        assert time.monotonic() - start < 4
+        assert not any(worker.is_alive() for worker in workers)
+
 
 class Halt(Exception):
     """Ends training in a test."""
@@ -452,6 +466,17 @@ def test_training_goes_on_in_the_middle_of_an_epoch_whoever_reads(made: Path) ->
     alone = weights(data, micro_batch=8)
     assert weights(data, stop=3, micro_batch=8, workers=2, prefetch=3).equal(alone)
     assert weights(data, stop=3, micro_batch=8, prefetch=2).equal(alone)
+
+
+class _Slow(ImageSource):
+    """A source whose later batches take a minute, as from a disk that hangs."""
+
+    def __init__(self, settings: Images):
+        super().__init__(settings, settings.store("train"), None)
+
+    def train(self, rows: range, seed: int) -> Batch:
+        time.sleep(60 if rows.start else 0)
+        return super().train(rows, seed)
 
 
 class _Killed(ImageSource):
@@ -489,6 +514,11 @@ class TestSkipping:
         assert labels is not None
         assert labels.tolist() == [number % 4 for number in which(epoch)]
         assert len(source.held_out(12, 0).x) == 10
+        for seed in range(5):  # sound images stand in for damaged ones here, too
+            for batch in (source.held_out(9, seed), source.reference(10, seed)):
+                assert len(set(which(batch.x))) == len(batch.x) >= 9
+                assert batch.y is not None
+                assert batch.y.tolist() == [number % 4 for number in which(batch.x)]
         assert [line.split(": ")[1].split()[0][-6:] for line in source.complaints()] == ["03.png", "04.png"]
         assert source.complaints() == []
 
@@ -498,6 +528,8 @@ class TestSkipping:
         source = zipped(path, labels=0, cache=cache, on_error="skip").open()
         with pytest.raises(ValueError, match="none of 3 images in a row can be read"):
             source.train(range(2), 0)
+        with pytest.raises(ValueError, match="none of 3 images in a row can be read"):
+            source.reference(2, 0)
 
     def test_complaints_are_kept(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         complaints = Complaints(tmp_path)

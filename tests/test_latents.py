@@ -432,6 +432,22 @@ def test_two_writers_of_one_shard_are_told_apart(tmp_path: Path) -> None:
             shard_writing.write(file, {"latents": torch.zeros(1)}, {})
 
 
+def test_a_lock_that_its_owner_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, lock, real, calls = tmp_path / "s", tmp_path / ".s.lock", shard_writing.fcntl.flock, list[int]()
+
+    def flock(stream: Any, how: int) -> None:
+        real(stream, how)
+        calls.append(how)
+        if len(calls) == 1:
+            lock.unlink()
+
+    monkeypatch.setattr(shard_writing.fcntl, "flock", flock)
+    with shard_writing._alone(lock, file), pytest.raises(ValueError, match="is being written by another process"):
+        shard_writing.write(file, {"latents": torch.zeros(1)}, {})
+    assert len(calls) == 2
+    assert not lock.exists()
+
+
 def test_numbers_that_do_not_fit_the_disk_are_refused(kl: Path, tmp_path: Path) -> None:
     encoder = Encoder(Digits(), recipe(kl), tmp_path)
     encoder.codec.encode = lambda *_: torch.full((64, 8, 4, 4), 1e6)  # type: ignore[method-assign]
@@ -487,6 +503,13 @@ def test_workers_read_the_same_and_pass_complaints_on(copied: Path) -> None:
     assert ["shard007" in line for line in told] == [True]
 
 
+def test_reading_does_not_look_at_the_index_again(copied: Path) -> None:
+    source = Latents(path=str(copied)).open()
+    wanted = source.train(range(9), 0).x
+    (copied / "index.json").unlink()
+    assert torch.equal(source.train(range(9), 0).x, wanted)
+
+
 def test_epochs_draw_anew_and_see_every_row_once(encoded: Path) -> None:
     source = Latents(path=str(encoded), sample=False, flip=False).open()
     first, second = (source.train(range(e * 1437, (e + 1) * 1437), 0).x.flatten(1) for e in (0, 1))
@@ -498,11 +521,14 @@ def test_held_out_rows_are_not_trained_on(encoded: Path, kl: Path, tmp_path: Pat
     source = Latents(path=str(encoded), sample=False, flip=False, holdout=0.25).open()
     held = source.held_out(10_000, 0)
     assert len(held.x) == 359
+    assert source.unseen
+    assert not Latents(path=str(encoded)).open().unseen
     seen = source.train(range(1078), 0).x
     assert len(torch.cat([held.x, seen]).flatten(1).unique(dim=0)) == len(source.rows) == 1437
     Encoder(Digits(), recipe(kl, split="held_out", dtype="float32"), tmp_path)()
     tested = Latents(path=str(encoded), test=str(tmp_path)).open()
     assert len(tested.held_out(10_000, 0).x) == 360
+    assert tested.unseen
     assert len(tested.reference(10_000, 0).x) == 1437
     assert sum(len(batch.x) for batch in tested.whole("held_out", 100, 1, 2)) == 180
 
@@ -536,6 +562,12 @@ def foreign(folder: Path, channels: int = 4, n: int = 20) -> dict[str, torch.Ten
     """Files as LightningDiT's script writes them."""
     made = {"latents": torch.randn(n, channels, 4, 4), "latents_flip": torch.randn(n, channels, 4, 4)}
     made["labels"] = torch.arange(n) % 7
+    made["latents"][:, 4:].abs_()  # standard deviations
+    return save(folder, made)
+
+
+def save(folder: Path, made: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors in two files."""
     for number in (0, 1):
         save_file(made, folder / f"latents_rank{number:02d}_shard000.safetensors")
     return made
@@ -566,6 +598,30 @@ def test_foreign_moments_are_known_by_their_channels(tmp_path: Path) -> None:
     by = Autoencoder(source="own/vae", scale=2.0)
     source = Latents(path=str(tmp_path), sizes=(4, 4, 4), labels=7, encoded_by=by).open()
     torch.testing.assert_close(next(source.whole("train", 20)).x, 2 * made["latents"][:, :4])
+
+
+def test_what_stands_beside_the_mean_in_foreign_moments(tmp_path: Path) -> None:
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    made, tree = foreign(tmp_path, channels=8), {"path": str(tmp_path), "sizes": (4, 4, 4), "labels": 7, "flip": False}
+    tree["encoded_by"] = Autoencoder(source="own/vae", scale=1.0)
+    by_std, by_logs = (Latents.model_validate({**tree, "moments": beside}) for beside in ("std", "logvar"))
+    with pytest.raises(ValueError, match=r"no number below 0 where.*type data\.moments=std"):
+        by_logs.open()
+    means, logs = made["latents"].chunk(2, 1)
+    logs.sub_(1)[0, 0] = 100.0  # diffusers cuts it off at 20
+    save(tmp_path, made)
+    with pytest.raises(ValueError, match=r"numbers below 0 where standard.*type data\.moments=logvar"):
+        by_std.open()
+    found = by_logs.open().train(range(20), 0)
+    law = DiagonalGaussianDistribution(made["latents"])
+    save(tmp_path, {**made, "latents": torch.cat([means, law.std], 1)})
+    torch.testing.assert_close(found.x, by_std.open().train(range(20), 0).x)
+
+
+def test_our_own_moments_have_deviations_whatever_is_set(encoded: Path) -> None:
+    told, plain = Latents(path=str(encoded), moments="logvar").open(), Latents(path=str(encoded)).open()
+    assert torch.equal(told.train(range(50), 0).x, plain.train(range(50), 0).x)
 
 
 # Damage
@@ -649,7 +705,7 @@ def test_a_damaged_file_is_named_refused_or_skipped_and_counted(harm: str, tmp_p
         Latents.model_validate(settings).open()
     source = Latents.model_validate({**settings, "on_error": "skip"}).open()
     (complaint,) = source.complaints()
-    assert complaint.startswith(f"skipped: {file}")
+    assert complaint.startswith(str(file))
     assert source.complaints() == []
     assert len(source.rows) == 20
     assert source.train(range(50), 0).x.shape == (50, 4, 4, 4)

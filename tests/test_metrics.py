@@ -260,7 +260,8 @@ class TestDigits:
     def test_accuracy_needs_labels(self, sets: dict[str, Batch]) -> None:
         refusal = Accuracy().refusal((1, 8, 8), 0)
         assert refusal is not None
-        assert "data.labelled = true" in refusal
+        assert "type data.labels=10 or data.labelled=true" in refusal
+        assert "--extractor FOLDER, a network of these data" in str(Accuracy().refusal((1, 8, 8), 7))
         assert Frechet().refusal((1, 8, 8), 0) is None
         with pytest.raises(ValueError, match="needs samples with labels"):
             Accuracy()(sets["all"]._replace(y=None), sets["all"], 0)

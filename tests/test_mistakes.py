@@ -592,7 +592,7 @@ def bad_files() -> Iterator[Case]:
     for name, (_, says) in WEIGHTS.items():
         yield Case(["sample", name], (says,))
         yield Case(["evaluate", name, "--count", "8"], (says,))
-    yield Case(["evaluate", "no_config"], ("no_config has no config.toml",))
+    yield Case(["evaluate", "no_config"], ("no_config has no recipe",))
     for name, (_, says) in CHECKPOINTS.items():
         yield Case(["train", "--resume", name], (says,))
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from genobj.backbones.dit import DiT
 from genobj.derivatives import Derivative
@@ -178,6 +179,38 @@ def test_fed_guidance_enters_where_the_backbone_has_a_place_for_it() -> None:
         told, untold, other = (net(draw.x_t, draw.t, r=draw.r, y=draw.y, g=g)["u"] for g in (plain, None, draw.g))
         torch.testing.assert_close(told, untold)
         assert not torch.allclose(told, other)
+
+
+class _Calls(TorchDispatchMode):
+    """Names of the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["modern", "imf"])
+def test_no_guidance_is_no_copy_from_the_host(name: str) -> None:
+    """On a GPU each would wait until the device is idle."""
+    net, draw = _network(name), _drawn(name)
+    with _Calls() as calls:
+        net(draw.x_t, draw.t, r=draw.r, y=draw.y)
+    assert "aten::lift_fresh" not in calls.names
+    assert "aten::cat" in calls.names
+
+
+@pytest.mark.parametrize("reading", ["sit", "ddpm", "edm"])
+def test_bf16_leaves_a_reading_what_it_reads_from(reading: str) -> None:
+    """Before training the network answers 0, and v = given x_t: DDPM's factor is -157 near t = 1."""
+    net = _settings("unet-tiny", {"v": "instant"}, reading=reading).build().eval()
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor([0.5, 0.9, 0.999])
+    exact, rough = net(x, t)["v"], net.lowered()(x, t)["v"]
+    assert exact.any() == (reading != "sit")
+    assert torch.equal(rough.float(), exact)
 
 
 def test_augmentation_labels_that_a_backbone_cannot_take_are_refused() -> None:

@@ -16,13 +16,15 @@ import genobj
 from genobj import hub
 from genobj.cli import main
 from genobj.cli.resolve import resolve
-from genobj.config.load import read_toml
+from genobj.config.load import read_toml, write_toml
+from genobj.experiment import Experiment
 from genobj.parts import BACKBONES
 from genobj.samplers.base import Sampler
 from genobj.samplers.flow_map import FlowMap
 from genobj.samplers.restart import Restart
 from genobj.seeds import noise
 from genobj.sharing import folder as shared
+from genobj.sharing.card import Card
 from genobj.sharing.generator import Unrolled, write_onnx, write_torch
 from genobj.sharing.pretrained import from_pretrained
 from genobj.training import weights as files
@@ -46,6 +48,7 @@ class Walking(Backbone):
     def build(self, shape, classes, *, sees_r):
         return MLP(width=self.width).build(shape, classes, sees_r=sees_r)
 """
+CODE = "from pathlib import Path\nPath({0!r}).touch()\n"
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +112,19 @@ class TestFolder:
         assert lines["library_name"] == "genobj"
         assert lines["license"] == '"mit"'
         assert json.loads(lines["tags"]) == ["genobj", "fm", "cm"]
-        assert json.loads(lines["datasets"]) == ["digits"]
+        assert "datasets" not in lines  # digits is a name of ours, which the Hub would link to somebody's data
         assert 'genobj.from_pretrained("model")' in page
         assert "31.5" in page
         assert "| 2 | mine | 2 |" in page  # of a metric that is not installed here
         assert "| live |" not in page  # results of other weights are left out
         assert "@" in page.partition("```bibtex")[2]
         assert "[backbone]" in page
+
+    def test_the_page_links_to_data_that_the_hub_knows(self) -> None:
+        settings = hub.load(Path("digits")).settings
+        experiment = Experiment.model_validate({"data": {"kind": "cifar10"}})
+        assert 'datasets: ["uoft-cs/cifar10"]\n' in Card("x", settings, "ema", "float32", 1, experiment, []).front()
+        assert "datasets" not in Card("x", settings, "ema", "float32", 1, None, []).front()
 
     def test_without_a_license_the_page_names_none(self, tmp_path: Path) -> None:
         shared.export(Path("moons"), tmp_path / "out", "live", "bfloat16")
@@ -318,7 +327,14 @@ class TestPlugins:
 
 class TestHub:
     @pytest.fixture
-    def fetched(self, monkeypatch: pytest.MonkeyPatch, place: Path) -> list[tuple[str, str | None]]:
+    def cache(self, tmp_path: Path) -> Path:
+        """Where the Hub's client keeps me/model."""
+        folder = tmp_path / "hub/models--me--model/snapshots/0123"
+        folder.mkdir(parents=True)
+        return folder
+
+    @pytest.fixture
+    def fetched(self, monkeypatch: pytest.MonkeyPatch, place: Path, cache: Path) -> list[tuple[str, str | None]]:
         """A Hub that holds the exported model as me/model; what it was asked for."""
         import huggingface_hub
 
@@ -327,7 +343,10 @@ class TestHub:
         def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
             asked.append((name, revision))
             assert "config.toml" not in allow_patterns  # names plugins of a run, which are run
-            return str(place / "model")
+            for file in (place / "model").iterdir():
+                if any(file.match(pattern) for pattern in allow_patterns):
+                    shutil.copy(file, cache)
+            return str(cache)
 
         monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
         return asked
@@ -343,6 +362,55 @@ class TestHub:
         assert "me_model_nfe_1.png" in told(capsys, "sample", "me/model", "--count", "4")
         assert Path("me_model_nfe_1.png").is_file()
         assert fetched == [("me/model", None)]
+
+    def test_recipe_and_results_come_along(
+        self, fetched: list[tuple[str, str | None]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        told(capsys, "export", "me/model", "--to", str(tmp_path / "again"))
+        for name in ("recipe.toml", "results.json"):
+            assert (tmp_path / "again" / name).read_bytes() == Path("model", name).read_bytes()
+        assert "| 31.5 |" in (tmp_path / "again/README.md").read_text()
+
+    @pytest.mark.parametrize("kind", ["fetched", "cache", "clone"])
+    @pytest.mark.parametrize("command", ["sample", "evaluate", "export"])
+    def test_code_that_came_along_is_not_run(
+        self,
+        command: str,
+        kind: str,
+        fetched: list[tuple[str, str | None]],
+        cache: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """A config.toml and plugins in the Hub's cache (by its name or ours), or added to an exported folder."""
+        clone = tmp_path / "clone"
+        shutil.copytree("model", clone)
+        for folder in (cache, clone):
+            (folder / "config.toml").write_text('plugins = ["evil.py"]\nevaluation.nfe = [0]\n')
+            (folder / "plugins").mkdir()
+            (folder / "plugins/evil.py").write_text(CODE.format(str(tmp_path / "plugin-was-run")))
+        if kind == "cache":  # as a run's folder
+            shutil.copytree("digits", cache, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.toml"))
+        words = {
+            "sample": ["--count", "4", "--out", str(tmp_path / "x.npz")],
+            "evaluate": ["--ref", "none.npz"],
+            "export": ["--to", str(tmp_path / "again")],
+        }[command]
+        source = {"fetched": "me/model", "cache": str(cache), "clone": str(clone)}[kind]
+        answer = told(capsys, command, source, *words, code=2 if command == "evaluate" else 0)
+        assert "none.npz" in answer if command == "evaluate" else "nfe" not in answer
+        assert fetched == ([("me/model", None)] if kind == "fetched" else [])
+        assert not (tmp_path / "plugin-was-run").exists()
+
+    def test_code_of_a_run_of_ours_is_run(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """The other side of the test above."""
+        shutil.copytree("digits", tmp_path / "run")
+        tree = read_toml(tmp_path / "run/config.toml")
+        plugin = tmp_path / "mine.py"
+        plugin.write_text(CODE.format(str(tmp_path / "plugin-was-run")))
+        (tmp_path / "run/config.toml").write_text(write_toml(tree | {"plugins": [str(plugin)]}))
+        told(capsys, "sample", str(tmp_path / "run"), "--count", "4", "--out", str(tmp_path / "x.npz"))
+        assert (tmp_path / "plugin-was-run").exists()
 
     def test_a_folder_here_wins(self, fetched: list[tuple[str, str | None]], tmp_path: Path) -> None:
         shutil.copytree("model", tmp_path / "me/model")
@@ -381,6 +449,16 @@ class TestHub:
         monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
         with pytest.raises(ValueError, match=says):
             from_pretrained("me/nothing", revision="v2")
+
+    def test_an_error_of_its_transport_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import huggingface_hub
+
+        def broken(*_: object, **__: object) -> str:
+            raise Exception("peer closed connection\nand more")  # httpx's errors have no nearer base
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", broken)
+        with pytest.raises(ValueError, match=r"and the Hub did not give it: peer closed connection$"):
+            from_pretrained("me/nothing")
 
     def test_without_its_client_it_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "huggingface_hub", None)
@@ -453,6 +531,17 @@ class TestPush:
         monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
         with pytest.raises(ValueError, match="the Hub did not take me/model: no way; log in with hf auth login"):
             shared.push(Path("model"), "me/model")
+
+    def test_a_hub_that_does_not_answer_is_told(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        error = told(capsys, "push", "model", "me/model", code=2)
+        assert "the Hub did not take me/model: " in error
+        assert "Connection refused" in error
 
 
 def random_model(backbone: str, objectives: str, data: str = "digits") -> tuple[Any, Any]:
@@ -563,9 +652,29 @@ class TestPipeline:
             pipe(batch_size=2, latents=z)
         with pytest.raises(ValueError, match="diffusers makes images, and this model makes points"):
             from_pretrained("moons").pipeline()
+        self.calls(pipe)
         flip("model.safetensors", 0.6)(tmp_path / "pipe/network")
         with pytest.raises(ValueError, match="checksum"):
             type(pipe).from_pretrained(tmp_path / "pipe")
+
+    def calls(self, pipe: Any) -> None:
+        """As diffusers' own pipelines are called."""
+
+        def drawn(seeds: list[int]) -> torch.Tensor:
+            each = [torch.Generator().manual_seed(seed) for seed in seeds]
+            words = {"batch_size": len(seeds), "class_labels": 3, "num_inference_steps": 2}
+            (images,) = pipe(**words, generator=each, output_type="pt", return_dict=False)
+            return images
+
+        torch.testing.assert_close(drawn([5, 6, 7])[1:], drawn([6, 7]))
+        assert not torch.allclose(drawn([5, 5]), drawn([5, 6]))
+        with pytest.raises(ValueError, match="2 generators do not fit 3 images: give one, or one each"):
+            pipe(batch_size=3, generator=[torch.Generator()] * 2)
+        pipe.to(torch.bfloat16)
+        with pytest.raises(ValueError, match=r"in float32, not in torch\.bfloat16; type pipe\.to\(torch\.float32\)"):
+            pipe()
+        pipe.to(torch.float32)
+        assert len(pipe().images) == 1
 
     def test_a_model_of_latents_takes_its_autoencoder_along(self, tmp_path: Path) -> None:
         from diffusers import AutoencoderKL

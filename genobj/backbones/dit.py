@@ -226,6 +226,7 @@ class DiTTrunk(Trunk):
         """Features of x_t; y = None stands for the null label; g is given iff the trunk was built to be guided."""
         told = self._told(t, r, y, g)
         hidden = self.x_embedder(x_t)
+        hidden = hidden.to(self.x_embedder.proj.weight.dtype)  # autocast lowers it; sums are kept as weights are
         if self.pos_embed is not None:
             hidden = hidden + self.pos_embed
         if self.registers:

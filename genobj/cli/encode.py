@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genobj.cli.resolve import DataName, Overrides, Plugins
-from genobj.config.load import Layers, find_recipe, parse_override, read_toml
+from genobj.cli.stats import changed_data
+from genobj.config.load import Layers, find_recipe, read_toml
+from genobj.plugins import load_plugins
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -40,7 +42,7 @@ def command(
 ) -> None:
     """Encode images with an autoencoder, for training on latents.
 
-    genobj encode --data imagenet data.root=DIR data.resolution=256 --to latents. Give the same command again after a
+    genobj encode --data imagenet data.path=DIR data.resolution=256 --to latents. Give the same command again after a
     kill. On several devices: torchrun --standalone --nproc-per-node 8 -m genobj encode ...
     """
     if verify is not None:
@@ -75,33 +77,13 @@ def command(
 
 def _data(recipe: str | None, name: str | None, overrides: list[str], plugins: list[str]) -> "Data":
     """The images that the flags describe, as in `genobj train`."""
-    from genobj.plugins import load_plugins
-
     load_plugins(plugins)
     layers = Layers()
     if recipe is not None:
         layers.add({"data": read_toml(find_recipe(recipe)).get("data", "moons")}, recipe)
     if name is not None:
         layers.put(["data"], name, "--data")
-    for text in overrides:
-        path, value = parse_override(text)
-        if path[0] != "data":
-            raise ValueError(f"{text!r} is no setting of data; type data.KEY=VALUE, as in data.resolution=256")
-        layers.put(path, value, text)
-    if "data" not in layers.tree:
-        raise ValueError("say which images: --data imagenet data.root=DIR data.resolution=256, or -r RECIPE")
-
-    from pydantic import TypeAdapter
-
-    from genobj.config.base import Config, Pick
-    from genobj.data.base import Data
-    from genobj.parts import DATA
-
-    class Images(Config):
-        data: Annotated[Data, Pick(DATA)]
-        """Settings under the name that overrides give them."""
-
-    return TypeAdapter(Images).validate_python({"data": layers.tree["data"]}).data
+    return changed_data(layers, overrides)
 
 
 def _verify(folder: Path) -> None:

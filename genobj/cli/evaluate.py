@@ -83,11 +83,11 @@ def command(
 
     others = {str(file): read_records(file) for file in against or []}
     folder = hub.find(run)
-    load_plugins(plugins_of(folder))
+    load_plugins(plugins_of(run))
     loaded = hub.load(folder, weights, device_of(device if Ranks.launched().world == 1 else "cpu"))
     experiment = experiment_of(folder)
     if experiment is None and not ref:
-        raise ValueError(f"{run} has no config.toml, so its data are not known; give a reference file: --ref FILE.npz")
+        raise ValueError(f"{run} has no recipe, so its data are not known; give a reference file: --ref FILE.npz")
     changes = {
         "count": count,
         "batch": batch,
@@ -111,13 +111,15 @@ def command(
     generator = Generator(loaded.model.to(where), loaded.settings, where, settings.batch)
     config = fingerprint(experiment.learns(besides=frozenset())) if experiment else ""
     with Counter(quiet=not ranks.first or as_json) as counter:
-        team = Team(ranks.rank, ranks.world)
+        team = Team.joined(ranks.rank, ranks.world)
         scorer = Scorer(settings, data, source, device=where, team=team, config=config, show=counter.show)
-        scorer.check()
+        ranks.once(scorer.check)  # the first one fetches what has to be fetched
         records = scorer.score(samplers, generator, loaded.weights, exports)
     leave()
     if not ranks.first:
         return
+    for complaint in source.complaints() if source is not None else []:
+        typer.echo(complaint, err=True)
     text = json.dumps([record.as_dict() for record in records], indent=1)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")

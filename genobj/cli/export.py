@@ -38,7 +38,7 @@ def command(
     from genobj import hub
 
     folder = hub.find(run)
-    load_plugins([*plugins_of(folder), *(plugin or [])])
+    load_plugins([*plugins_of(run), *(plugin or [])])
     if to is not None:
         from genobj.sharing.folder import contents, export
 

@@ -35,8 +35,8 @@ def train(
 ) -> None:
     """Train a residual classifier on labelled images and keep it as a feature space, with its accuracy and hash.
 
-    genobj extractor train zip data.path=cifar10-32x32-train.zip --to cifar-extractor. Frechet distances on its features
-    compare only between users of this very folder.
+    genobj extractor train zip data.path=cifar10-32x32-train.zip data.labels=10 --to cifar-extractor. Frechet distances
+    on its features compare only between users of this very folder.
     """
     load_plugins(plugin or [])
     if (to / "extractor.json").exists():
@@ -53,6 +53,15 @@ def train(
     about = {"kind": DATA.name_of(type(settings)), **settings.model_dump(mode="json", exclude_none=True)}
     with Counter() as counter:
         where = device_of(device)
-        facts = learning.train(how, settings, to, where, about, lambda step, _: counter.show("train", step, how.steps))
-    typer.echo(f"{to}: accuracy {facts.accuracy:.1%} on {facts.held_out} held-out images, sha256 {facts.sha256[:8]}")
+        facts = learning.train(
+            how,
+            settings,
+            to,
+            where,
+            about,
+            lambda step, _: counter.show("train", step, how.steps),
+            lambda complaint: typer.echo(complaint, err=True),
+        )
+    seen = "held-out images" if facts.unseen else "training images (give data.test or data.holdout)"
+    typer.echo(f"{to}: accuracy {facts.accuracy:.1%} on {facts.held_out} {seen}, sha256 {facts.sha256[:8]}")
     typer.echo(f"next   genobj evaluate RUN --metrics fd,kid,prdc,accuracy --extractor {to}")

@@ -31,13 +31,19 @@ def command(
             help="What decodes latents: a folder of diffusers, sd-vae-ft-ema, ... [dim](not in weights)[/dim]."
         ),
     ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(help="Factor of the latents that it learned [dim](as the autoencoder's config says)[/dim]."),
+    ] = None,
 ) -> None:
     """Import official weights (DiT, SiT, MeanFlow, EDM) as a folder of genobj."""
     from genobj.autoencoders import Autoencoder
     from genobj.foreign.convert import convert
     from genobj.init import typed
 
-    decodes = Autoencoder(source=autoencoder) if autoencoder else None
+    if scale is not None and (autoencoder is None or scale <= 0):
+        raise ValueError(f"--scale {scale} is a factor of latents; type one above 0, beside --autoencoder")
+    decodes = Autoencoder(source=autoencoder, scale=scale) if autoencoder else None
     report = convert(kind, file, to, heads=heads, weights=weights, autoencoder=decodes)
     _print(report, file)
     horizon = next(iter(report.settings.horizons.values()))

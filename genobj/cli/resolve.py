@@ -32,6 +32,9 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as in optim.lr=3e-4.", show_default=False),
 ]
 
+IMAGES = ("zip", "folder", "imagenet", "cifar10", "mnist", "fashion_mnist", "latents")
+"""Kinds of data that start from recipe dumo-images."""
+
 
 def resolve(
     recipe: str | None = None,
@@ -48,20 +51,24 @@ def resolve(
     Raises ValueError (or pydantic's ValidationError, which is one) that says what is wrong and what to type.
     """
     layers = Layers()
-    path = find_recipe(recipe or _base(data, overrides or []))
+    kind = _kind(data, overrides or [])
+    path = find_recipe(recipe or _base(kind))
     layers.add(read_toml(path), f"recipe {path.stem}" if path.name != "config.toml" else str(path))
     about = _about(layers)
+    if recipe is None and kind in IMAGES:  # the recipe's own files are others
+        layers.replace("data", {"kind": kind}, "--data")
     _add_plugins(layers, plugins or [])
     for name, value in (("backbone", backbone), ("data", data)):
         if value is not None:
             layers.put([name], value, f"--{name}")
     _pair(layers, _names(heads, "--heads"), _names(objectives, "--objectives"))
-    if path.parent == RECIPES and _about(layers) != about:  # no longer what the shipped recipe's name says
-        layers.put(["name"], "-".join(_about(layers)), "--objectives, --data")
     if seed is not None:
         layers.put(["seed"], seed, "--seed")
     for text in overrides or []:
         layers.put(*parse_override(text), text)
+    renamed = layers.source("name").startswith("name=")
+    if path.parent == RECIPES and _about(layers) != about and not renamed:  # no longer what the recipe's name says
+        layers.put(["name"], "-".join(_about(layers)), "--objectives, --data")
     load_plugins(layers.tree.get("plugins", []))
 
     from genobj.experiment import Experiment
@@ -87,11 +94,18 @@ def _add_plugins(layers: Layers, files: list[str]) -> None:
         layers.put(["plugins"], [*every], "--plugin" if files else layers.source("plugins"))
 
 
-def _base(data: str | None, overrides: list[str]) -> str:
-    """Without a recipe: DuMo on the data that were asked for, if there is such a recipe, else on moons."""
+def _kind(data: str | None, overrides: list[str]) -> str | None:
+    """The kind of data that was asked for."""
     for key in ("data=", "data.kind="):
         data = next((text.removeprefix(key) for text in reversed(overrides) if text.startswith(key)), data)
-    return f"dumo-{data}" if f"dumo-{data}" in recipe_names() else "dumo-moons"
+    return data
+
+
+def _base(kind: str | None) -> str:
+    """Without a recipe: DuMo on such data, if there is such a recipe, else on moons."""
+    if kind in IMAGES:
+        return "dumo-images"
+    return f"dumo-{kind}" if f"dumo-{kind}" in recipe_names() else "dumo-moons"
 
 
 def _names(text: str | None, flag: str) -> list[str] | None:

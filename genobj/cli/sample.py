@@ -81,7 +81,7 @@ def command(
     if ranks.world > 1 and (out is None or out.suffix):
         raise ValueError(f"{ranks.world} processes can fill a folder only; type --out DIR, or start one")
     folder = hub.find(run, revision)
-    load_plugins([*plugins_of(folder), *(plugin or [])])
+    load_plugins([*plugins_of(run), *(plugin or [])])
     model = opened(folder, weights, device_of(device, ranks.local))
     set_threads(0, model.model)
     if label is not None and label >= model.settings.classes:
@@ -152,9 +152,11 @@ def _picture(asked: Asked, out: Path, trajectory: bool) -> str:
     if len(asked.rows) > (ROWS if trajectory and len(asked.model.settings.shape) == 3 else PANEL):
         raise ValueError(f"{len(asked.rows)} samples are too many for a picture; type --out DIR or --out FILE.npz")
     panels: dict[str, Tensor] = {}
-    for sampler in asked.samplers:
+    heads = [sampler.follows(asked.model.settings.horizons) for sampler in asked.samplers]
+    for sampler, head in zip(asked.samplers, heads, strict=True):
         drawn = [*_progress(asked.drawn(sampler, asked.rows), len(asked.rows))]
-        panels[f"{drawn[0].nfe} NFE"] = torch.cat([batch.x for batch in drawn])
+        heading = f"{drawn[0].nfe} NFE" + (f", {head}" if len({*heads}) > 1 else "")
+        panels[heading] = torch.cat([batch.x for batch in drawn])
     y, shape = asked.labels(asked.rows), asked.model.settings.shape
     if trajectory and len(shape) == 3:
         figure = trajectories(panels, [""] * len(asked.rows) if y is None else [str(label) for label in y.tolist()])
@@ -223,9 +225,14 @@ def numbers(text: str | None) -> list[int]:
 
 
 def plugins_of(run: Path) -> list[str]:
-    """Plugin files that a run was made with; where one has moved, the copy in the run's folder."""
-    file = run / "config.toml"
-    named = read_toml(file).get("plugins", []) if file.is_file() else []
+    """Plugin files that a run was made with; where one has moved, the copy in the run's folder.
+
+    run: as the user named it. A name of the Hub is no folder, and what others share is none of our runs (hub.is_run):
+    nothing of it is imported. ValueError if the folder's config.json cannot be read.
+    """
+    from genobj import hub
+
+    named = read_toml(run / hub.RUN).get("plugins", []) if hub.is_run(run) else []
     if not isinstance(named, list):
         return named
     copies = [run / "plugins" / Path(str(plugin)).name for plugin in named]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from genobj import hub
 from genobj.config.load import Layers, parse_override, read_toml
 from genobj.evaluation import Evaluation
 from genobj.experiment import Experiment
@@ -31,5 +32,5 @@ def build(
 
 def experiment_of(run: Path) -> Experiment | None:
     """The settings of a run or of an exported folder; None for one that holds a model only."""
-    files = [file for file in (run / "config.toml", run / "recipe.toml") if file.is_file()]
-    return Experiment.model_validate(read_toml(files[0])) if files else None
+    file = hub.recipe(run)
+    return Experiment.model_validate(read_toml(file)) if file else None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -15,16 +16,20 @@ MANY = 4
 """Metrics up to which each has a column of its own."""
 
 
+SILENCE = 30.0
+"""Seconds between two lines where there is no terminal."""
+
+
 class Counter:
-    """A bar for every sampler on a terminal; nothing elsewhere, and nothing if it is quiet."""
+    """A bar for every sampler on a terminal; a line now and then elsewhere, and nothing if it is quiet."""
 
     def __init__(self, *, quiet: bool = False):
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
         self.bar = Bar(*columns, TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal)
         self.tasks: dict[str, TaskID] = {}
+        self.quiet, self._spoke = quiet, monotonic()
 
     def __enter__(self) -> "Counter":
-        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -32,9 +37,13 @@ class Counter:
 
     def show(self, what: str, done: int, total: int | None) -> None:
         """So much of it is done; total: of how much, None where nobody knows."""
+        self.bar.start()  # not before: a terminal shows one bar at a time
         if what not in self.tasks:
             self.tasks[what] = self.bar.add_task(what, total=total)
         self.bar.update(self.tasks[what], completed=done)
+        if self.bar.disable and not self.quiet and monotonic() - self._spoke > SILENCE:
+            self._spoke = monotonic()
+            console.print(f"{what}: {done}" + (f" of {total}" if total else ""))
 
 
 def scores(records: Sequence[Record]) -> None:

@@ -13,7 +13,10 @@ from genobj.config.load import Layers, find_recipe, parse_override, read_toml
 from genobj.plugins import load_plugins
 
 if TYPE_CHECKING:
+    import torch
+
     from genobj.data.base import Data
+    from genobj.metrics.features import Extractor
 
 DataOf = Annotated[str, typer.Argument(help="Kind of data, as in digits; a recipe, or a run's folder: take its data.")]
 
@@ -71,6 +74,8 @@ def command(
     if problem := network.refusal(shown(settings)):
         raise ValueError(problem)
     ranks, where = join(Distributed(), device)
+    if ranks.world > 1:  # the first one fetches what has to be fetched
+        ranks.once(lambda: _opens(network, where))
     source, space = settings.open(), network.open(where)
     with Counter(quiet=not ranks.first) as counter:
         seen = statistics(
@@ -80,7 +85,7 @@ def command(
             rounding=chosen.rounding,
             features=features,
             seed=seed,
-            team=Team(ranks.rank, ranks.world),
+            team=Team.joined(ranks.rank, ranks.world),
             decode=lambda x: pixels(settings, x, where),
             show=lambda done: counter.show("images", done, None),
         )
@@ -106,12 +111,7 @@ def command(
 
 def data_of(name: str, overrides: Sequence[str]) -> "Data":
     """The data that the command line names: a kind, or those of a recipe or a run, with data.KEY=VALUE changes."""
-    from genobj.config.base import Config, Pick
-    from genobj.data.base import Data
     from genobj.parts import DATA
-
-    class Chosen(Config):
-        data: Annotated[Data, Pick(DATA, "moons")]
 
     layers = Layers()
     if (Path(name) / "config.toml").is_file():
@@ -120,9 +120,29 @@ def data_of(name: str, overrides: Sequence[str]) -> "Data":
         layers.put(["data"], name, name)
     else:
         layers.add({"data": read_toml(find_recipe(name)).get("data", "moons")}, name)
+    return changed_data(layers, overrides)
+
+
+def changed_data(layers: Layers, overrides: Sequence[str]) -> "Data":
+    """The settings in the table `data` of the layers, with data.KEY=VALUE changes. ValueError for other keys."""
+    from genobj.config.base import Config, Pick
+    from genobj.data.base import Data
+    from genobj.parts import DATA
+
+    class Chosen(Config):
+        data: Annotated[Data, Pick(DATA)]
+        """Under the name that overrides give them."""
+
     for text in overrides:
         path, value = parse_override(text)
         if path[0] != "data":
             raise ValueError(f"{text!r} is no setting of data; type data.KEY=VALUE, as in data.resolution=256")
         layers.put(path, value, text)
-    return Chosen.model_validate(layers.tree).data
+    if "data" not in layers.tree:
+        raise ValueError("say which images: --data imagenet data.path=DIR data.resolution=256, or -r RECIPE")
+    return Chosen.model_validate({"data": layers.tree["data"]}).data
+
+
+def _opens(network: "Extractor", device: "torch.device") -> None:
+    """Nothing that would have to be sent to the others."""
+    network.open(device)

@@ -59,7 +59,12 @@ def command(
         return
     link_latest(run.folder, RUNS)
     with Progress(run) as progress, Counter() as counter:
-        outcome = run.go(progress.show, counter.show)
+
+        def tell(what: str, done: int, total: int) -> None:
+            progress.stop()
+            counter.show(what, done, total)
+
+        outcome = run.go(progress.show, tell, progress.beat)
     scores(outcome.records)
     typer.echo(f"picture   {outcome.picture}")
     if outcome.diagnostics is not None:

@@ -41,6 +41,14 @@ class Inventory(NamedTuple):
 class Source(abc.ABC):
     """Opened data. Every batch is a function of (seed, sample index) alone, so that resume is exact."""
 
+    @property
+    def unseen(self) -> bool:
+        """Whether training never sees the held-out samples.
+
+        False for data without a test set of which nothing is held out: `held_out` gives training samples there.
+        """
+        return True
+
     @abc.abstractmethod
     def train(self, rows: range, seed: int) -> Batch:
         """These training samples of the endless order that `seed` gives.
@@ -50,7 +58,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def held_out(self, count: int, seed: int) -> Batch:
-        """`count` samples that training never sees (fresh draws where the law of the data is known).
+        """`count` samples that training never sees, if `unseen` (fresh draws where the law of the data is known).
 
         Finite data gives all it has if `count` is larger, and never a row twice.
         """

@@ -80,6 +80,21 @@ class Part:
         images, good = self.store.read(rows)
         return self._batch(images[good], rows[good])
 
+    def some(self, at: Rows, count: int) -> Batch:
+        """The first `count` sound images of these places, fewer if there are fewer. ValueError if there is none."""
+        found, done = [self.sound(at[:count])], count
+        while (lack := count - sum(len(batch.x) for batch in found)) and done < len(at):
+            if done >= IN_A_ROW and lack == count:
+                break
+            found.append(self.sound(at[done : done + lack]))
+            done += lack
+        if lack == count > 0:
+            raise self._none(min(done, len(at)))
+        if len(found) == 1:
+            return found[0]
+        y = [batch.y for batch in found if batch.y is not None]
+        return Batch(torch.cat([batch.x for batch in found]), torch.cat(y) if y else None)
+
     def full(self, at: Rows) -> Batch:
         """An image for every place: the next sound one where there is none. ValueError if none is sound at all."""
         at = at.clone()
@@ -90,8 +105,11 @@ class Part:
             bad = (~good).nonzero()[:, 0]
             at[bad] = (at[bad] + 1) % len(self)
             images[bad], good[bad] = self.store.read(self.rows[at[bad]])
+        raise self._none(min(len(self), IN_A_ROW))
+
+    def _none(self, count: int) -> ValueError:
         first = "; ".join(self.store.complaints()[:1])
-        raise ValueError(f"none of {min(len(self), IN_A_ROW)} images in a row can be read, the first: {first}")
+        return ValueError(f"none of {count} images in a row can be read, the first: {first}")
 
     def _batch(self, images: Tensor, rows: Rows) -> Batch:
         labels = self.store.labels
@@ -112,11 +130,16 @@ class ImageSource(Source):
         if test is not None:
             self.parts = {"train": Part(train, every), "held_out": Part(test, torch.arange(len(test)))}
         else:
-            self.parts = {"train": Part(train, every), "held_out": Part(train, every)}
+            self.parts = dict.fromkeys(("train", "held_out"), Part(train, every))
             if kept := min(round(settings.holdout * len(train)), len(train) - 1):
                 order = permutation(len(train), 0, SPLIT)
                 unseen, seen = order[:kept].sort().values, order[kept:].sort().values
                 self.parts = {"train": Part(train, seen), "held_out": Part(train, unseen)}
+
+    @property
+    def unseen(self) -> bool:
+        """Whether there is a test set, or a share that is held out."""
+        return self.parts["held_out"] is not self.parts["train"]
 
     def train(self, rows: range, seed: int) -> Batch:
         """These training samples."""
@@ -130,11 +153,11 @@ class ImageSource(Source):
         return Batch(x, y, a)
 
     def held_out(self, count: int, seed: int) -> Batch:
-        """A seeded choice of `count` held-out images, no image twice; fewer if there are fewer, or some are skipped."""
+        """A seeded choice of `count` held-out images, no image twice; fewer if fewer are sound."""
         return self._some("held_out", count, seed, HELD_OUT)
 
     def reference(self, count: int, seed: int) -> Batch:
-        """A seeded choice of `count` training images, unchanged; all if there are no more."""
+        """A seeded choice of `count` training images, unchanged; all sound ones if there are no more."""
         return self._some("train", count, seed, REFERENCE)
 
     def whole(self, split: Split, chunk: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
@@ -153,7 +176,7 @@ class ImageSource(Source):
 
     def _some(self, split: Split, count: int, seed: int, stream: int) -> Batch:
         part = self.parts[split]
-        return part.sound(permutation(len(part), seed, stream)[:count])
+        return part.some(permutation(len(part), seed, stream), count)
 
 
 def _flipped(x: Samples, rows: range, seed: int) -> Samples:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,15 +22,34 @@ from genobj.data.shards import (
     read_index,
 )
 
+Kind = Literal["latents", "std", "logvar"]
+"""What files hold: latents, or moments, which are means and beside them standard deviations or log-variances."""
+
+LOOK = 8
+"""Rows of a file whose moments are looked at: thousands of numbers, of which a logarithm has some below 0."""
+
 
 class Checks:
-    """What the files of a folder must have in common."""
+    """What the files of a folder must have in common.
 
-    def __init__(self, folder: Path, shape: tuple[int, ...], classes: int, *, flip: bool, made_by: Autoencoder):
+    beside: what stands beside the mean in moments of files that do not say, those of others.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        flip: bool,
+        made_by: Autoencoder,
+        beside: Literal["std", "logvar"] = "std",
+    ):
         self.folder, self.shape, self.classes, self.flip = folder, shape, classes, flip
         self.index = read_index(folder)
         self.first: Shard | None = None
-        self.moments = self.index is not None and self.index["kind"] == "moments"
+        self.beside: Literal["std", "logvar"] = beside
+        self.kind: Kind = "std" if self.index is not None and self.index["kind"] == "moments" else "latents"
         if self.index is not None and (made := of_job(self.index).sha256) != made_by.sha256:
             raise ValueError(
                 f"{folder} was made by an autoencoder with the hash {str(made)[:12]}..., not by the other one"
@@ -49,18 +68,36 @@ class Checks:
         if listed is not None and (shard.size, shard.crc) != (listed["bytes"], listed["header"]):
             raise Damaged(f"{file} is not the file that was encoded: its size or header is another one")
         if self.first is None and self.index is None:
-            self.moments = self._are_moments(shard)
+            self.kind = self._kind(shard)
         self._fits(shard)
+        if self.kind != "latents" and "kind" not in shard.told:
+            self._are_moments(shard)
         self.first = self.first or shard
         return shard
 
-    def _are_moments(self, shard: Shard) -> bool:
+    def _kind(self, shard: Shard) -> Kind:
         """By what the file says, else by its channels, if the settings tell how many a latent has."""
-        return shard.told.get("kind", "") == "moments" or shard.shape[0] == 2 * self.shape[0]
+        if "kind" in shard.told:
+            return "std" if shard.told["kind"] == "moments" else "latents"
+        return self.beside if shard.shape[0] == 2 * self.shape[0] else "latents"
+
+    def _are_moments(self, shard: Shard) -> None:
+        """Damaged if what stands beside the mean is the other of the two."""
+        negative = bool((shard.read(LATENTS, LOOK).chunk(2, 1)[1] < 0).any())
+        if negative and self.kind == "std":
+            raise Damaged(
+                f"{shard.file} has numbers below 0 where standard deviations should be; if they are log-variances, as "
+                "in diffusers' moments, type data.moments=logvar"
+            )
+        if not negative and self.kind == "logvar":
+            raise Damaged(
+                f"{shard.file} has no number below 0 where data.moments=logvar says that log-variances are: they are "
+                "standard deviations; type data.moments=std"
+            )
 
     def _fits(self, shard: Shard) -> None:
         channels, *sides = self.shape
-        wanted = (channels * (2 if self.moments else 1), *sides)
+        wanted = (channels * (1 if self.kind == "latents" else 2), *sides)
         if shard.shape != wanted:
             raise Damaged(f"{shard.file} has latents of shape {shard.shape}, not {wanted}; data.sizes may be wrong")
         if self.flip and FLIPPED not in shard.tensors:
@@ -84,7 +121,8 @@ def of_job(told: dict[str, Any]) -> Autoencoder:
     """The autoencoder that an index or a file's metadata tells of. ValueError if it is none."""
     try:
         scale, shift = json.loads(told["scale"]), json.loads(told["shift"])
-        return Autoencoder(source=told["autoencoder"], sha256=told["sha256"], scale=scale, shift=shift)
+        factor = json.loads(told.get("factor", "null"))
+        return Autoencoder(source=told["autoencoder"], sha256=told["sha256"], scale=scale, shift=shift, factor=factor)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{INDEX} does not describe an autoencoder: {error}") from None
 

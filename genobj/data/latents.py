@@ -13,7 +13,7 @@ from genobj import seeds
 from genobj.autoencoders import Autoencoder
 from genobj.data import shards as files
 from genobj.data.base import HELD_OUT, REFERENCE, TRAIN, Batch, Data, Inventory, Source, Split
-from genobj.data.latent_checks import Checks, of_job, statistics
+from genobj.data.latent_checks import Checks, Kind, of_job, statistics
 from genobj.data.rows import Rows
 from genobj.data.shards import Damaged
 from genobj.data.table import ordered, permutation
@@ -21,6 +21,9 @@ from genobj.types import Samples
 
 FLIP, EPS = 1, 2
 """Streams below a split's: whether a row is mirrored, and where in its moments it is drawn."""
+
+LOG_VARIANCES = (-30.0, 20.0)
+"""Where diffusers cuts log-variances off."""
 
 PIECE = 16
 """Rows that are scaled at once: what fits into a core's cache."""
@@ -44,6 +47,9 @@ class Latents(Data):
     """Take the latents of the mirrored image half of the time."""
     sample: bool = True
     """Draw from the moments, anew in every epoch; false takes their mean. Files of latents have nothing to draw."""
+    moments: Literal["std", "logvar"] = "std"
+    """What stands beside the mean in moments of others: standard deviations, or log-variances as in diffusers' moments.
+    Moments of `genobj encode` are known to have standard deviations."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the rows that training never sees, if there is no test folder; 0: what is held out is seen, too."""
     on_error: Literal["refuse", "skip"] = "refuse"
@@ -126,15 +132,21 @@ class LatentSource(Source):
         self.settings, self._complaints = settings, []
         scaling = settings.autoencoder
         assert scaling is not None
-        self.scaling = scaling
-        self.moments, self.rows, self.labels = self._opened(Path(settings.path), settings.flip)
+        self.scaling, self.shape = scaling, settings.shape  # the index is read once, not for every batch
+        self.kind: Kind
+        self.kind, self.rows, self.labels = self._opened(Path(settings.path), settings.flip)
         self.tested = None if settings.test is None else self._opened(Path(settings.test), False)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether there is a test folder, or a share that is held out."""
+        return self.tested is not None or len(self._share[1]) > 0
 
     def train(self, rows: range, seed: int) -> Batch:
         """These training samples."""
         numbers = self.kept[ordered(rows, len(self.kept), seed)]
         mirrored = self._coins(rows, seed) if self.settings.flip else None
-        return self._batch(self.rows, self.labels, numbers, self.moments, (seed, TRAIN, rows), mirrored)
+        return self._batch(self.rows, self.labels, numbers, self.kind, (seed, TRAIN, rows), mirrored)
 
     def held_out(self, count: int, seed: int) -> Batch:
         """A seeded choice of rows: of the test folder, else of the share held out, else of the training rows."""
@@ -146,9 +158,9 @@ class LatentSource(Source):
 
     def whole(self, split: Split, chunk: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """The rows of a split in the order of the files, never mirrored, moments by their mean."""
-        moments, rows, labels, numbers = self._split(split)
+        kind, rows, labels, numbers = self._split(split)
         for part in numbers[rank::world].split(chunk):
-            yield self._batch(rows, labels, part, moments)
+            yield self._batch(rows, labels, part, kind)
 
     def inventory(self, split: Split) -> Inventory:
         """Rows of a split, and a hash of the headers of all files."""
@@ -172,39 +184,40 @@ class LatentSource(Source):
         order = permutation(len(self.rows), 0, HELD_OUT)
         return order[held:].sort().values, order[:held].sort().values
 
-    def _split(self, split: Split) -> tuple[bool, Rows, Tensor | None, Tensor]:
-        """Whether they are moments, the rows, their labels and which of them."""
+    def _split(self, split: Split) -> tuple[Kind, Rows, Tensor | None, Tensor]:
+        """What its files hold, the rows, their labels and which of them."""
         if split == "held_out" and self.tested is not None:
-            moments, rows, labels = self.tested
-            return moments, rows, labels, torch.arange(len(rows))
+            kind, rows, labels = self.tested
+            return kind, rows, labels, torch.arange(len(rows))
         numbers = self._share[1] if split == "held_out" and len(self._share[1]) else self.kept
-        return self.moments, self.rows, self.labels, numbers
+        return self.kind, self.rows, self.labels, numbers
 
     def _chosen(self, split: Split, count: int, seed: int, stream: int) -> Batch:
-        moments, rows, labels, numbers = self._split(split)
+        kind, rows, labels, numbers = self._split(split)
         if count < len(numbers):
             numbers = numbers[permutation(len(numbers), seed, stream)[:count]]
-        return self._batch(rows, labels, numbers, moments, (seed, stream, range(len(numbers))))
+        return self._batch(rows, labels, numbers, kind, (seed, stream, range(len(numbers))))
 
     def _batch(
         self,
         rows: Rows,
         labels: Tensor | None,
         numbers: Tensor,
-        moments: bool,
+        kind: Kind,
         drawn: tuple[int, int, range] | None = None,
         mirrored: Tensor | None = None,
     ) -> Batch:
         """These rows, scaled; drawn: seed, stream and sample indices for the draw from moments, None for their mean."""
         stored = rows.gather(numbers, mirrored)
-        x = torch.empty(len(stored), *self.settings.shape)
+        x = torch.empty(len(stored), *self.shape)
         for first in range(0, len(x), PIECE):
             piece, out = stored[first : first + PIECE].float(), x[first : first + PIECE]
-            if moments:
+            if kind != "latents":
                 mean, std = piece.chunk(2, 1)
                 piece = mean
                 if drawn is not None and self.settings.sample:
                     seed, stream, indices = drawn
+                    std = std if kind == "std" else std.clamp(*LOG_VARIANCES).mul_(0.5).exp_()
                     piece = _normal(out, seed, stream, indices[first : first + PIECE]).mul_(std).add_(mean)
             out.copy_(self.scaling.to_model(piece))
         return Batch(x, None if labels is None else labels[numbers])
@@ -215,10 +228,11 @@ class LatentSource(Source):
 
         return seeds.indexed(toss, rows, seed, TRAIN, FLIP)
 
-    def _opened(self, folder: Path, flip: bool) -> tuple[bool, Rows, Tensor | None]:
-        """Whether a folder holds moments, its rows and labels; a bad file is refused, or left out and complained of."""
-        check = Checks(folder, self.settings.shape, self.settings.classes, flip=flip, made_by=self.scaling)
-        kept, labels = [], []
+    def _opened(self, folder: Path, flip: bool) -> tuple[Kind, Rows, Tensor | None]:
+        """What the files of a folder hold, its rows, labels; a bad file is refused, or left out and complained of."""
+        asked, made_by = self.settings, self.scaling
+        check = Checks(folder, self.shape, asked.classes, flip=flip, made_by=made_by, beside=asked.moments)
+        kept, labels, wrong = [], [], list[str]()
         for name, listed in check.files():
             try:
                 shard = check.shard(name, listed)
@@ -227,10 +241,11 @@ class LatentSource(Source):
             except Damaged as error:
                 if self.settings.on_error == "refuse":
                     raise ValueError(f"{error}; mend it, or type data.on_error=skip to go on without it") from None
-                self._complaints.append(f"skipped: {error}")
+                wrong.append(str(error))
+        self._complaints += wrong
         if not kept:
-            raise ValueError(f"{folder}: not one file of latents is whole; the first: {self._complaints[-1]}")
-        return check.moments, Rows(kept), torch.cat(labels) if self.settings.classes else None
+            raise ValueError(f"{folder}: not one file of latents is whole; the first: {wrong[0]}")
+        return check.kind, Rows(kept), torch.cat(labels) if self.settings.classes else None
 
 
 def _normal(out: Samples, seed: int, stream: int, rows: range) -> Samples:

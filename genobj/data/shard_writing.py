@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from torch import Tensor
 
@@ -51,17 +51,35 @@ def save(file: Path, tensors: Mapping[str, Tensor], told: Mapping[str, str]) -> 
 @contextmanager
 def _alone(lock: Path, file: Path) -> Iterator[None]:
     """Keep a shard from other processes; the system lets go when a process ends."""
-    with lock.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{file} is being written by another process; wait for it, or stop it") from None
-        except OSError:  # a file system without locks
-            pass
+    with _locked(lock, file):
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def _locked(lock: Path, file: Path) -> IO[str]:
+    """The open lock. ValueError if another process has it."""
+    while True:
+        stream = lock.open("a")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            raise ValueError(f"{file} is being written by another process; wait for it, or stop it") from None
+        except OSError:  # a file system without locks
+            return stream
+        if _is(lock, stream):
+            return stream
+        stream.close()  # its last owner removed it between the two calls above
+
+
+def _is(lock: Path, stream: IO[str]) -> bool:
+    """Whether the open file still has its name."""
+    try:
+        return os.path.samestat(lock.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def safe(path: Path) -> None:

@@ -79,15 +79,16 @@ class Shard:
         """What made it."""
         return {key: self.told[key] for key in JOB if key in self.told}
 
-    def read(self, name: str) -> Tensor:
-        """A whole tensor. Damaged if the file became shorter."""
+    def read(self, name: str, rows: int | None = None) -> Tensor:
+        """A whole tensor, or its first rows. Damaged if the file became shorter."""
         span = self.tensors[name]
-        data = bytearray(span.size)
+        shape = span.shape if rows is None else (min(rows, span.shape[0]), *span.shape[1:])
+        data = bytearray(math.prod(shape) * span.dtype.itemsize)
         with self.file.open("rb") as stream:
             stream.seek(span.first)
-            if stream.readinto(data) != span.size:
+            if stream.readinto(data) != len(data):
                 raise Damaged(f"{self.file} became shorter while it was read")
-        return torch.frombuffer(data, dtype=span.dtype).view(span.shape) if data else torch.empty(span.shape)
+        return torch.frombuffer(data, dtype=span.dtype).view(shape) if data else torch.empty(shape)
 
     def check(self, *names: str) -> None:
         """Compare tensors, or all, with their checksums, where there are any. Damaged if one is another."""

@@ -21,7 +21,7 @@ class Table(Source):
     """
 
     def __init__(self, train: Batch, held_out: Batch, reference: Batch | None = None):
-        self.rows, self.unseen, self.compared = train, held_out, reference
+        self.rows, self.rest, self.compared = train, held_out, reference
 
     def train(self, rows: range, seed: int) -> Batch:
         """These training samples."""
@@ -29,15 +29,15 @@ class Table(Source):
 
     def held_out(self, count: int, seed: int) -> Batch:
         """A seeded choice of `count` held-out rows, all of them if there are no more; no row twice."""
-        return choose(self.unseen, count, seed, HELD_OUT)
+        return choose(self.rest, count, seed, HELD_OUT)
 
     def reference(self, count: int, seed: int) -> Batch:
         """The reference rows if some were given (always all of them, a fixed protocol), else held-out rows."""
-        return choose(self.unseen, count, seed, REFERENCE) if self.compared is None else self.compared
+        return choose(self.rest, count, seed, REFERENCE) if self.compared is None else self.compared
 
     def whole(self, split: Split, chunk: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """The rows of a split, chunk by chunk."""
-        every = self.rows if split == "train" else self.unseen
+        every = self.rows if split == "train" else self.rest
         for rows in torch.arange(rank, len(every.x), world).split(chunk):
             yield take(every, rows)
 

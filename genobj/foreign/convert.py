@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
 from genobj import hub
-from genobj.autoencoders import Autoencoder
+from genobj.autoencoders import NAMES, Autoencoder
 from genobj.foreign.files import Tensors, read
 from genobj.foreign.network import Foreign, fitted
 from genobj.foreign.transformer import transformer
@@ -14,6 +14,9 @@ from genobj.model import ModelSettings
 Kind = Literal["dit", "sit", "meanflow-torch", "edm-unet"]
 """dit: DiT, noise prediction; sit: SiT, velocity on the straight path; meanflow-torch: MeanFlow's SiT or its U-Net for
 CIFAR-10, told apart by their names; edm-unet: EDM's DDPM++ or NCSN++."""
+_SD_VAE = {name for short in ("sd-vae-ft-ema", "sd-vae-ft-mse") for name in (short, NAMES[short])}
+_MEAN_FLOW_SCALE = 0.18125
+"""Factor of SD-VAE's latents in zhuyu-cs's code, where others have 0.18215."""
 
 
 class Report(NamedTuple):
@@ -43,8 +46,9 @@ def convert(
     """Write the network of a file as a folder (config.json, model.safetensors) that hub.load reads.
 
     kind: one of Kind; heads: attention heads of a transformer of no published size; weights: which of a file's sets,
-    see files.read; autoencoder: what decodes samples, which weights do not tell. Every tensor is used and every
-    parameter is filled, or ValueError says which is not, and nothing is written.
+    see files.read; autoencoder: what decodes samples, which weights do not tell (its scale is that of the code behind
+    the kind, where none is given and that code has one of its own). Every tensor is used and every parameter is filled,
+    or ValueError says which is not, and nothing is written.
     """
     if kind not in get_args(Kind):
         raise ValueError(f"there is no kind {kind!r} of weights to import; type one of {', '.join(get_args(Kind))}")
@@ -54,10 +58,22 @@ def convert(
     foreign = _foreign(cast(Kind, kind), tensors, str(file), heads)
     ours = fitted(foreign, str(file))
     to.mkdir(parents=True, exist_ok=True)
+    autoencoder, scaled = _scaled(cast(Kind, kind), foreign, autoencoder)
     settings = foreign.settings.model_copy(update={"autoencoder": autoencoder})
     hub.save(to, ours, settings, name, imported={"kind": kind, "file": file.name})
     count = sum(parameter.numel() for parameter in foreign.empty().parameters())
-    return Report(to, settings, name, len(ours), count, foreign.converted, foreign.left_out)
+    return Report(to, settings, name, len(ours), count, (*foreign.converted, *scaled), foreign.left_out)
+
+
+def _scaled(
+    kind: Kind, foreign: Foreign, autoencoder: Autoencoder | None
+) -> tuple[Autoencoder | None, tuple[str, ...]]:
+    """The autoencoder with the scale that a network of this kind was trained with, and what was done, in words."""
+    latents = kind == "meanflow-torch" and foreign.settings.shape[0] == 4
+    if autoencoder is None or not latents or autoencoder.scale is not None or autoencoder.source not in _SD_VAE:
+        return autoencoder, ()
+    told = f"latents are scaled by {_MEAN_FLOW_SCALE}, as zhuyu-cs's code does, and not by 0.18215 (--scale: another)"
+    return autoencoder.model_copy(update={"scale": _MEAN_FLOW_SCALE}), (told,)
 
 
 def _foreign(kind: Kind, tensors: Tensors, where: str, heads: int | None) -> Foreign:

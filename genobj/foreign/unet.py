@@ -63,6 +63,8 @@ def _backbone(tensors: Tensors, side: int, two_times: bool, where: str) -> UNet:
         blocks.append(len({name.split(".")[1] for name in tensors if name.startswith(f"enc.{s}x{s}_block")}))
         multipliers.append(shape_of(tensors, f"dec.{s}x{s}_block0.conv1.weight", where, 4)[0] // channels)
         attention.extend([s] if f"dec.{s}x{s}_block{blocks[-1]}.qkv.weight" in tensors else [])
+    while len(blocks) > 1 and blocks[-1] == blocks[-2]:
+        blocks.pop()  # the last number holds for further levels, and so stands in our presets
     read: dict[str, Any] = {"blocks": blocks, "multipliers": multipliers, "attention": attention}
     if filters := [value for name, value in tensors.items() if name.endswith(".resample_filter")]:
         read["filter"] = _taps(filters[0])

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from genobj.metrics.extractor import DigitsExtractor
 from genobj.metrics.features import Extractor, FeatureMetric, Need, Seen
 
 
@@ -21,8 +22,12 @@ class Accuracy(FeatureMetric):
             return "accuracy needs a classifier of these labels: type --extractor FOLDER (genobj extractor train)."
         if extractor.classes in (None, classes):
             return None
-        known = "the ten labels of the digits" if extractor.classes == 10 else f"{extractor.classes} labels"
-        return f"accuracy needs {known}, and this data has {classes}: set data.labelled = true."
+        digits = isinstance(extractor, DigitsExtractor)
+        known = "the ten labels of the digits" if digits else f"{extractor.classes} labels"
+        advice = f"type data.labels={extractor.classes} or data.labelled=true, whichever these data have."
+        if classes:
+            advice = "type --extractor FOLDER, a network of these data (genobj extractor train)."
+        return f"accuracy needs {known}, and this data has {classes}: {advice}"
 
     def values(self, samples: Seen, reference: Seen, seed: int) -> dict[str, float]:
         """Share of samples whose most likely class is their label."""

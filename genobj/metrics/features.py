@@ -2,8 +2,7 @@
 
 import abc
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple
@@ -19,6 +18,7 @@ from genobj.images import Rounding, from_uint8, to_uint8
 from genobj.metrics.base import Metric
 from genobj.metrics.team import ALONE, Team
 from genobj.parts import EXTRACTORS
+from genobj.precision import exactly
 from genobj.types import Samples
 
 CHUNK = 512
@@ -64,7 +64,7 @@ class Space:
     def look(self, x: Samples, rounding: Rounding) -> Look:
         """Float32 features of images in [-1, 1], on this space's device; not a number for images that are not."""
         shown = from_uint8(to_uint8(x, rounding)) if self.rounded else x
-        with _exactly(self.device):
+        with exactly(self.device):
             looks = [self.net(some.to(self.device, torch.float32)) for some in shown.split(CHUNK)]
         broken = ~x.flatten(1).isfinite().all(1).to(self.device)
         return Look(
@@ -74,17 +74,6 @@ class Space:
                 for found in ([one.logits for one in looks], [one.spatial for one in looks])
             ),
         )
-
-
-@contextmanager
-def _exactly(device: torch.device) -> Iterator[None]:
-    """Float32 that is float32: no autocast, and no TF32 in convolutions, where it is torch's default."""
-    with torch.autocast(device.type, enabled=False):
-        if device.type != "cuda":
-            yield
-            return
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            yield
 
 
 def _spoilt(pieces: Sequence[Tensor | None], broken: Tensor) -> Tensor:
@@ -269,6 +258,10 @@ class FeatureMetric(Metric):
     @abc.abstractmethod
     def values(self, samples: Seen, reference: Seen, seed: int) -> dict[str, float]:
         """Numbers by name; '' names the one that the metric itself is named after."""
+
+    def too_few(self, samples: int, reference: int | None) -> str | None:
+        """Why so many samples and real images (None: nobody knows) do not make a number, or None."""
+        return None
 
     def chosen(self, shape: tuple[int, ...], default: Extractor | None = None) -> Extractor:
         """The extractor for samples of this shape; default: that of the evaluation.

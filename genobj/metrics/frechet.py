@@ -25,7 +25,10 @@ class Frechet(FeatureMetric):
         if problem := super().refusal_of(extractor, shape, classes):
             return problem
         if isinstance(extractor, Inception) and not self.inception:
-            return "on Inception's features it is called fid: type fid, or --extractor FOLDER (genobj extractor train)."
+            return (
+                "on Inception's features it is called fid: type fid, or name a network of your own (genobj extractor "
+                "train): evaluate --extractor FOLDER, evaluation.extractor=FOLDER in settings."
+            )
         return None
 
     def values(self, samples: Seen, reference: Seen, seed: int) -> dict[str, float]:

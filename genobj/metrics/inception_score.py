@@ -32,6 +32,12 @@ class InceptionScore(FeatureMetric):
     order: Literal["sequential", "shuffled"] = "sequential"
     """sequential: splits of samples as they were generated (ADM); shuffled: torch-fidelity's permutation first."""
 
+    def too_few(self, samples: int, reference: int | None) -> str | None:
+        """Every split needs a sample."""
+        if samples >= self.splits:
+            return None
+        return f"an Inception score of {self.splits} splits needs as many samples, got {samples}; type splits=1"
+
     def values(self, samples: Seen, reference: Seen, seed: int) -> dict[str, float]:
         """Mean and population standard deviation over the splits."""
         assert samples.logits is not None
@@ -45,8 +51,8 @@ def inception_score(logits: Float[Tensor, "n labels"], splits: int, *, shuffle: 
     ValueError if there are fewer samples than splits.
     """
     count = len(logits)
-    if count < splits:
-        raise ValueError(f"an Inception score of {splits} splits needs as many samples, got {count}; type splits=1")
+    if problem := InceptionScore(splits=splits).too_few(count, None):
+        raise ValueError(problem)
     if shuffle:
         logits = logits[torch.from_numpy(np.random.RandomState(SHUFFLE).permutation(count))]
     scores = []

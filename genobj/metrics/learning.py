@@ -20,6 +20,8 @@ from genobj.types import Samples
 
 SHIFTS, FLIPS = 0x3E7A3, 0x3E7A4
 """Streams of `seeds` that belong to this file."""
+UNLABELLED = "an extractor learns from labels, and this data has none; type {}"
+LABELS = "how many there are, as in data.labels=10"
 
 
 class Training(Config):
@@ -52,10 +54,12 @@ def train(
     device: torch.device,
     described: dict[str, Any],
     show: Callable[[int, float], None] = lambda step, loss: None,
+    complain: Callable[[str], None] = lambda complaint: None,
 ) -> Facts:
     """Train on the labelled training split, measure on held-out images, write the folder.
 
-    described: the settings of the data, for the record; show: called with the step and its loss now and then.
+    described: the settings of the data, for the record; show: called with the step and its loss now and then; complain:
+    told of every damaged file that was skipped.
     Raises ValueError for data without labels or that are no images.
     """
     network = _architecture(settings, data)
@@ -72,14 +76,17 @@ def train(
             show(step + 1, float(loss))
     accuracy, count = _finished(net.eval(), source, settings, device)
     how = settings.model_dump(mode="json") | {"torch": torch.__version__, "device": device.type}
-    return save(net, network, folder, accuracy=accuracy, held_out=count, data=described, training=how)
+    for complaint in source.complaints():
+        complain(complaint)
+    known = {"accuracy": accuracy, "held_out": count, "unseen": source.unseen}
+    return save(net, network, folder, **known, data=described, training=how)
 
 
 def _architecture(settings: Training, data: Data) -> Architecture:
     if len(data.shape) != 3:
         raise ValueError(f"an extractor looks at images, and this data has shape {data.shape}")
     if data.classes < 2:
-        raise ValueError("an extractor learns from labels, and this data has none; type data.labelled=true")
+        raise ValueError(UNLABELLED.format("data.labelled=true" if "labelled" in type(data).model_fields else LABELS))
     channels, height, width = data.shape
     return Architecture(shape=(channels, height, width), classes=data.classes, width=settings.width)
 
@@ -101,7 +108,7 @@ def _step(
 ) -> Tensor:
     x, y, _ = source.train(rows, settings.seed)
     if y is None:
-        raise ValueError("an extractor learns from labels, and this data has none; type data.labelled=true")
+        raise ValueError(UNLABELLED.format(LABELS))
     for group in optimizer.param_groups:
         group["lr"] = settings.rate * min(done / 0.2, 0.5 * (1 + math.cos(math.pi * max(done - 0.2, 0) / 0.8)))
     x = moved(from_uint8(to_uint8(x)), rows, settings.seed, *augment).to(device)

@@ -12,10 +12,9 @@ Nothing in them is unpickled.
 """
 
 import json
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genobj.data.base import Batch
-from genobj.images import Rounding, from_uint8
-from genobj.metrics.features import Moments, Need, Seen, Space, hash_of, observed
+from genobj.images import Rounding
+from genobj.metrics.features import Moments, Need, Observer, Seen, Space, hash_of
+from genobj.metrics.stored import BROKEN, Stored
+from genobj.metrics.team import ALONE, Team
 
 ABOUT = "genobj"
 """Key of our own files: what they say of themselves, JSON."""
@@ -33,9 +33,9 @@ PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "moments": (("mu", "sigma"), ("ref_mu", "ref_sigma")),
     "spatial": (("mu_s", "sigma_s"),),
 }
-KEYS = (ABOUT, "mu", "sigma", "ref_mu", "ref_sigma", "mu_s", "sigma_s", "features", "arr_0", "arr_1", "labels")
-BROKEN = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError)
-"""What numpy and zipfile raise for damaged files, besides errors of their own."""
+KEYS = (ABOUT, "mu", "sigma", "ref_mu", "ref_sigma", "mu_s", "sigma_s", "features", "arr_1", "labels")
+IMAGES = "arr_0"
+"""The key of images, which are not read before somebody looks at them."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,6 @@ class Reference:
     """A reference file that was read and found sound."""
 
     file: Path
-    sha256: str
-    """Of the file."""
     extractor: str
     """Whose features its statistics are of."""
     weights: str | None
@@ -55,13 +53,18 @@ class Reference:
     """What our own files say of the data."""
     seen: Seen
     """Its statistics."""
-    images: Batch | None = None
-    """Its images as floats in [-1, 1] with labels, if it holds some."""
+    images: Stored | None = None
+    """Its images, if it holds some."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file."""
+        return hash_of(self.file)
 
     @property
     def n(self) -> int | None:
         """Number of images behind it, where it says so."""
-        return self.seen.n if self.seen.n is not None else (len(self.images.x) if self.images else None)
+        return self.seen.n if self.seen.n is not None else (len(self.images) if self.images is not None else None)
 
     def refusal(self, space: Space, needs: Iterable[Need]) -> str | None:
         """Why it cannot serve these needs in this space, or None."""
@@ -88,15 +91,25 @@ class Reference:
             )
         return None
 
-    def of(self, space: Space, needs: Iterable[Need], rounding: Rounding) -> Seen:
-        """What it keeps of these images in this space, looking at its images where it has to."""
+    def tells(self, space: Space, needs: Iterable[Need]) -> bool:
+        """Whether its statistics serve these needs in this space, so that nobody has to look at its images."""
+        return self._of(space) and all(self.seen.has(need) for need in needs)
+
+    def of(self, space: Space, needs: Iterable[Need], rounding: Rounding, team: Team = ALONE) -> Seen | None:
+        """What it keeps of these images in this space, looking at its images where it has to.
+
+        team: processes that look together; all get None but the first, unless there is nothing to look at.
+        """
         needs = frozenset(needs)
         if problem := self.refusal(space, needs):
             raise ValueError(problem)
-        if self._of(space) and all(self.seen.has(need) for need in needs):
+        if self.tells(space, needs):
             return self.seen
         assert self.images is not None
-        return observed(space, needs, self.images, rounding)
+        observer = Observer(space, needs, rounding)
+        for batch in self.images.chunks(team.rank, team.world):
+            observer.add(batch)
+        return observer.seen(team)
 
     def identity(self) -> dict[str, Any]:
         """What two values must share to be compared, and the name for people."""
@@ -112,9 +125,10 @@ def read(file: Path, assume: str = "inception") -> Reference:
     about = _about(file, arrays)
     try:
         found = {need: _moments(arrays, *pair) for need, pairs in PAIRS.items() for pair in pairs if pair[0] in arrays}
-        features, images = _features(arrays), _images(arrays)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        features, images = _features(arrays), _images(file, arrays)
+    except BROKEN as error:
+        first = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{file}: {first}") from None
     if not found and features is None and images is None:
         have = ", ".join(arrays) or "nothing known"
         raise ValueError(
@@ -122,7 +136,6 @@ def read(file: Path, assume: str = "inception") -> Reference:
         )
     return Reference(
         file,
-        hash_of(file),
         extractor=str(about.get("extractor", assume)),
         weights=about.get("extractor_sha256"),
         assumed="extractor" not in about,
@@ -153,10 +166,11 @@ def _arrays(file: Path) -> dict[str, Any]:
             found = np.load(stream, allow_pickle=False)
             if not isinstance(found, np.lib.npyio.NpzFile):
                 raise ValueError("it is a single array")
-            return {key: found[key] for key in KEYS if key in found.files}
+            arrays = {key: found[key] for key in KEYS if key in found.files}
+            return arrays | ({IMAGES: None} if IMAGES in found.files else {})
     except FileNotFoundError:
         raise ValueError(f"there is no {file}; make a reference: genobj stats DATA --to {file}") from None
-    except (*BROKEN, zipfile.BadZipFile, zlib.error, SyntaxError, AttributeError, TypeError) as error:
+    except BROKEN as error:
         first = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{file} is no reference file that can be read (.npz): {first}") from None
 
@@ -207,15 +221,12 @@ def _features(arrays: dict[str, Any]) -> Tensor | None:
     return features.float()
 
 
-def _images(arrays: dict[str, Any]) -> Batch | None:
-    if "arr_0" not in arrays:
+def _images(file: Path, arrays: dict[str, Any]) -> Stored | None:
+    if IMAGES not in arrays:
         return None
-    pixels, labels = arrays["arr_0"], arrays.get("arr_1", arrays.get("labels"))
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or not pixels.size:
-        raise ValueError(
-            f"arr_0 has shape {pixels.shape} and type {pixels.dtype}, not uint8 images (n, height, width, channels)"
-        )
-    if labels is not None and (labels.shape != pixels.shape[:1] or labels.dtype.kind not in "iu"):
-        raise ValueError(f"the labels have shape {labels.shape} and type {labels.dtype}, for {len(pixels)} images")
-    y = None if labels is None else torch.from_numpy(labels.astype("int64"))
-    return Batch(from_uint8(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()), y)
+    labels = arrays.get("arr_1", arrays.get("labels"))
+    known = None if labels is None or labels.dtype.kind not in "iu" else torch.from_numpy(labels.astype("int64"))
+    images = Stored(file, known)
+    if labels is not None and (known is None or known.shape != (len(images),)):
+        raise ValueError(f"the labels have shape {labels.shape} and type {labels.dtype}, for {len(images)} images")
+    return images

@@ -1,5 +1,6 @@
 """Statistics of a whole data set, in one pass and in constant memory: what `genobj stats` writes."""
 
+import hashlib
 from collections.abc import Callable
 
 import torch
@@ -19,17 +20,19 @@ LOTS = 0x3E7A5
 class Lots:
     """A random choice of rows out of a stream whose length nobody knows: those that draw the smallest lots.
 
-    A row's lot is a function of (seed, number of the row), so that the choice is the same for any number of processes.
+    A row's lot is a function of the seed and of the sample's bytes, so that the choice is the same for any number of
+    processes, also where files are skipped and nobody knows which number a row has.
     """
 
     def __init__(self, count: int, seed: int):
         self.count, self.seed = count, seed
         self.lots, self.rows = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
 
-    def add(self, numbers: range, rows: Tensor) -> None:
-        """Offer these rows."""
-        lots = torch.tensor([seeds.mix(self.seed, LOTS, number) for number in numbers])
-        self.join(lots, rows.cpu())
+    def add(self, samples: Samples, rows: Tensor) -> None:
+        """Offer the rows of these samples."""
+        told = [hashlib.sha1(sample.numpy().tobytes(), usedforsecurity=False).digest() for sample in samples.cpu()]
+        numbers = [int.from_bytes(one[:7], "big") for one in told]
+        self.join(torch.tensor([seeds.mix(self.seed, LOTS, number) for number in numbers]), rows.cpu())
 
     def join(self, lots: Tensor, rows: Tensor) -> None:
         """Offer rows with their lots."""
@@ -66,14 +69,13 @@ def statistics(
     ValueError for data without end or with fewer than two images.
     """
     needs: set[Need] = {"moments", "spatial"} if space.spatial else {"moments"}
-    observer, lots, at = Observer(space, needs, rounding), Lots(features, seed), team.rank
+    observer, lots, done = Observer(space, needs, rounding), Lots(features, seed), 0
     for batch in source.whole(split, CHUNK, team.rank, team.world):
         look = observer.add(Batch(decode(batch.x), batch.y))
-        numbers = range(at, at + team.world * len(batch.x), team.world)
-        at = numbers.stop
         if features:
-            lots.add(numbers, look.features)
-        show(min(at, at - team.rank))
+            lots.add(batch.x, look.features)
+        done += team.world * len(batch.x)
+        show(done)
     seen, rows = observer.seen(team), lots.gathered(team)
     if seen is None:
         return None

@@ -2,10 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+PATIENCE = timedelta(days=30)
+"""How long they wait for each other: the first one may compute for hours alone, and if one dies, torchrun ends all."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,13 @@ class Team:
 
     rank: int = 0
     world: int = 1
+    group: Any = None
+    """Their way to talk (a torch.distributed group on CPUs); None: the usual one, with its own patience."""
+
+    @classmethod
+    def joined(cls, rank: int, world: int) -> "Team":
+        """Those that torchrun started, already connected; all of them call this. One process alone needs nothing."""
+        return cls(rank, world, dist.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None)
 
     @property
     def first(self) -> bool:
@@ -42,18 +54,18 @@ class Team:
         if self.world == 1:
             return [mine]
         if not self.first:
-            dist.send(torch.tensor(len(mine)), 0)
+            dist.send(torch.tensor(len(mine)), 0, group=self.group)
             if mine.numel():
-                dist.send(mine, 0)
+                dist.send(mine, 0, group=self.group)
             return []
         return [mine, *(self._from(rank, mine) for rank in range(1, self.world))]
 
     def _from(self, rank: int, like: Tensor) -> Tensor:
         count = torch.tensor(0)
-        dist.recv(count, rank)
+        dist.recv(count, rank, group=self.group)
         theirs = like.new_empty(int(count), *like.shape[1:])
         if theirs.numel():
-            dist.recv(theirs, rank)
+            dist.recv(theirs, rank, group=self.group)
         return theirs
 
     def whole(self, mine: Tensor, size: int) -> Tensor | None:

@@ -46,6 +46,8 @@ class Facts(Config):
     """Share of held-out images recognised."""
     held_out: Annotated[int, Field(ge=0)]
     """Number of held-out images."""
+    unseen: bool = True
+    """Whether it never saw them; false where the data held nothing out, so that they are training images."""
     data: dict[str, Any]
     """Settings of the data that it learnt."""
     training: dict[str, Any]

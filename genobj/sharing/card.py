@@ -15,6 +15,13 @@ from genobj.registry import UnknownName
 
 SAME = ("sampler", "weights", "n", "reference", "seed")
 """What, besides nfe and metric, tells how a number was made."""
+PUBLISHED = {
+    "cifar10": "uoft-cs/cifar10",
+    "mnist": "ylecun/mnist",
+    "fashion_mnist": "zalando-datasets/fashion_mnist",
+    "imagenet": "ILSVRC/imagenet-1k",
+}
+"""Our data sets that the Hub knows, by its ids: the page links to them."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,8 @@ class Card:
         lines += [f"license: {json.dumps(self.license)}"] if self.license else []
         lines += ["pipeline_tag: unconditional-image-generation"] if images else []
         lines += [f"tags: {json.dumps(tags)}"]
-        if self.experiment is not None:
-            lines += [f"datasets: {json.dumps([self.experiment.tree()['data']['kind']])}"]
+        kind = self.experiment.tree()["data"]["kind"] if self.experiment is not None else None
+        lines += [f"datasets: {json.dumps([PUBLISHED[kind]])}"] if kind in PUBLISHED else []
         return "\n".join([*lines, "---\n"])
 
     def about(self) -> str:

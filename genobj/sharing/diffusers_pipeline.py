@@ -13,6 +13,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from genobj import hub
@@ -64,25 +65,31 @@ class GenobjPipeline(DiffusionPipeline):
         num_inference_steps: int = 1,
         class_labels: int | list[int] | None = None,
         guidance_scale: float | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
-    ) -> ImagePipelineOutput:
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
         """`batch_size` images.
 
         num_inference_steps: network evaluations without guidance; class_labels: one for all or one each, all of them in
-        turn if not given; generator: of all noise; latents: (batch_size, *shape) standard normal noise to start from;
-        output_type: PIL images, an array (n, H, W, C) in [0, 1], or a tensor (n, C, H, W) in [0, 1].
+        turn if not given; generator: of all noise, one for all images or one each; latents: (batch_size, *shape)
+        standard normal noise to start from; output_type: PIL images, an array (n, H, W, C) in [0, 1], or a tensor
+        (n, C, H, W) in [0, 1]; return_dict: False gives a tuple. ValueError for what cannot be.
         """
         source, device = self.network.source, self.device
         shape = (batch_size, *source.settings.shape)
+        if self.dtype != torch.float32:
+            raise ValueError(f"this pipeline samples in float32, not in {self.dtype}; type pipe.to(torch.float32)")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"{len(generator)} generators do not fit {batch_size} images: give one, or one each")
         if latents is not None and tuple(latents.shape) != shape:
             raise ValueError(f"latents have shape {tuple(latents.shape)}, this call wants {shape}")
         y = source.labels(batch_size, class_labels)
         y = source.labels_of(range(batch_size)) if y is None else y
 
         def fresh(_: int = 0) -> Tensor:
-            return torch.randn(shape, generator=generator, device=generator.device if generator else "cpu").to(device)
+            return randn_tensor(shape, generator or None, None if generator else torch.device("cpu")).to(device)
 
         samples = source.sampler(num_inference_steps, guidance_scale)(
             self.network.net,
@@ -93,7 +100,8 @@ class GenobjPipeline(DiffusionPipeline):
             noise=fresh,
             keep=False,
         ).samples
-        return ImagePipelineOutput(images=_as(pixels(source.settings, samples, device).cpu(), output_type))
+        images = _as(pixels(source.settings, samples, device).cpu(), output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
 def pipeline(source: Pretrained) -> GenobjPipeline:

@@ -19,10 +19,10 @@ from genobj.sharing.card import Card, plugins
 from genobj.sharing.pretrained import Pretrained, opened
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-CARD, PICTURE, RECIPE, RESULTS = "README.md", "samples.png", "recipe.toml", "results.json"
+CARD, PICTURE = "README.md", "samples.png"
 SHOWN, POINTS, FEW = 64, 1000, 4
 """Images or points in a panel of the picture, and the most evaluations that a panel takes."""
-SHARED = (hub.SETTINGS, hub.WEIGHTS, CARD, PICTURE, RECIPE, RESULTS)
+SHARED = (hub.SETTINGS, hub.WEIGHTS, CARD, PICTURE, hub.RECIPE, hub.RESULTS)
 """Files of an exported folder, besides those of its plugins and its autoencoder."""
 
 
@@ -49,9 +49,9 @@ def export(
             shutil.copy(file, temporary / hub.PLUGINS)
         if experiment is not None:
             tree = experiment.tree() | ({"plugins": plugins(experiment)} if experiment.plugins else {})
-            (temporary / RECIPE).write_text(write_toml(tree), encoding="utf-8")
+            (temporary / hub.RECIPE).write_text(write_toml(tree), encoding="utf-8")
         if records:
-            (temporary / RESULTS).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+            (temporary / hub.RESULTS).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
         _picture(temporary / PICTURE, model)
         size = sum(value.numel() for value in model.model.parameters())
         card = Card(name or to.name, model.settings, model.weights, dtype, size, experiment, records, license)
@@ -113,16 +113,15 @@ def _picture(file: Path, model: Pretrained) -> None:
 
 def recipe(run: Path) -> Experiment | None:
     """The settings of a run or of an exported folder; None where its training is not known."""
-    found = [file for file in (run / "config.toml", run / RECIPE) if file.is_file()]
-    return Experiment.model_validate(read_toml(found[0])) if found else None
+    file = hub.recipe(run)
+    return Experiment.model_validate(read_toml(file)) if file else None
 
 
 def plugin_files(run: Path) -> list[Path]:
     """Plugin files of a run or an exported folder, where they are now. ValueError if one is nowhere."""
-    toml = run / "config.toml"
-    if not toml.is_file():
+    if not hub.is_run(run):
         return hub.plugins(run)
-    named = [Path(str(file)) for file in read_toml(toml).get("plugins", [])]
+    named = [Path(str(file)) for file in read_toml(run / hub.RUN).get("plugins", [])]
     found = [next((p for p in (run / hub.PLUGINS / file.name, file) if p.is_file()), file) for file in named]
     if lost := [file for file in found if not file.is_file()]:
         raise ValueError(f"{run} was made with the plugin {lost[0]}, which is neither there nor in {run / hub.PLUGINS}")
@@ -131,7 +130,7 @@ def plugin_files(run: Path) -> list[Path]:
 
 def results(run: Path) -> list[dict[str, Any]]:
     """Records of results.json, none where there is no such file. ValueError if it is damaged."""
-    file = run / RESULTS
+    file = run / hub.RESULTS
     if not file.is_file():
         return []
     try:
@@ -170,7 +169,7 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
         api.upload_folder(
             repo_id=name, folder_path=folder, allow_patterns=[*contents(folder)], commit_message="Model of genobj"
         )
-    except (OSError, ValueError) as error:  # every failed request is an OSError
+    except Exception as error:  # the client's transports have no common class
         why = str(error).partition("\n")[0]
         raise ValueError(f"the Hub did not take {name}: {why}; log in with hf auth login, or check the name") from None
     return str(place)

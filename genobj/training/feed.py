@@ -5,12 +5,18 @@ Whoever reads, a batch is a function of its rows and the seed: neither readers n
 
 import ctypes
 import logging
+import multiprocessing
+import os
 import signal
 import sys
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from multiprocessing.connection import Connection
+from threading import Thread
 from typing import NamedTuple
 
 import torch
@@ -21,6 +27,8 @@ from genobj.data.base import Batch, Source
 
 EACH = 2
 """Batches that every worker reads ahead unless told otherwise."""
+GRACE = 1.0
+"""Seconds that a worker may go on with the batch it reads once nobody waits for it."""
 DIE_WITH_PARENT = 1  # Linux: prctl's PR_SET_PDEATHSIG
 
 
@@ -146,7 +154,10 @@ def by_thread(reader: Reader, rows: Iterator[range], ahead: int, *, pinned: bool
 
 
 def by_workers(reader: Reader, rows: Iterator[range], workers: int, ahead: int, *, pinned: bool) -> Reads:
-    """Batches that processes read, in order, as far ahead as asked."""
+    """Batches that processes read, in order, as far ahead as asked. At the end they stop, in the middle of a batch."""
+    # Linux: data in memory is shared, not copied
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    heard, say = context.Pipe(duplex=False)
     loader = DataLoader(
         reader,
         batch_size=None,  # an item is a batch already
@@ -154,22 +165,39 @@ def by_workers(reader: Reader, rows: Iterator[range], workers: int, ahead: int, 
         num_workers=workers,
         prefetch_factor=max(1, -(-ahead // workers)) if ahead else EACH,
         pin_memory=pinned,
-        worker_init_fn=_alone,
-        multiprocessing_context="fork" if sys.platform == "linux" else None,  # data in memory is shared, not copied
+        worker_init_fn=partial(_alone, heard),
+        multiprocessing_context=context,
         generator=torch.Generator(),  # torch would take its seed from the global one, whose state is the run's
     )
     with warnings.catch_warnings():  # Python 3.12 and later: the other threads hold no lock that a worker takes
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         reads = iter(loader)
-    yield from reads
+    try:
+        yield from reads
+    finally:
+        say.send_bytes(b"end")
+        del reads  # torch waits here for the workers
+        heard.close()
+        say.close()
 
 
-def _alone(_: int) -> None:
-    """In a worker: what asks the run to stop is the run's to hear, and what ends the run ends the worker."""
+def _alone(heard: Connection, _: int) -> None:
+    """In a worker: what asks the run to stop is the run's to hear, and what ends the run ends the worker.
+
+    So SIGTERM, with which torch would end a worker in the middle of a batch, does nothing: a thread does it instead.
+    """
+    Thread(target=_end, args=(heard,), daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":  # a worker that outlived a killed run would keep its folder locked
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+
+
+def _end(heard: Connection) -> None:
+    """Wait for the end of the feed, which all workers see as nobody takes it, and end this one if it does not."""
+    heard.poll(None)
+    time.sleep(GRACE)  # one that holds torch's locks lets go of them
+    os._exit(0)
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -93,6 +93,13 @@ def check(name: str, got: Tensor, expected: Tensor, rtol: float) -> None:
     assert gap <= rtol * scale, f"{name}: differs by {gap:.3e} where {rtol * scale:.3e} is allowed"
 
 
+def ect(case: Case, inner: Tensor, dtype: torch.dtype) -> Tensor:
+    """ECT's denoiser in its boundary form, from what the network inside EDM's preconditioning says."""
+    x, sigma = case.arrays["x"].to(dtype), case.arrays["sigma"].to(dtype)[:, None, None, None]
+    norm = (sigma**2 + 0.25).sqrt()
+    return 0.25 / ((sigma - 0.003) ** 2 + 0.25) * x + (sigma - 0.003) * 0.5 / norm * inner
+
+
 def skip(reason: str) -> None:
     """Leave a fixture out, saying why."""
     pytest.skip(reason)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from genobj.backbones.base import Features, Trunk
 from genobj.backbones.dit import DiT
 from genobj.backbones.unet import UNet
-from tests.parity.fixtures import FOLDER, Case, check, load, skip
+from tests.parity.fixtures import FOLDER, Case, check, ect, load, skip
 
 BACKBONES = sorted(p.stem for p in (FOLDER / "backbones").glob("*.json") if not p.stem.startswith("sizes_"))
 PRECISIONS = [(torch.float64, 1e-9), (torch.float32, 1e-4)]
@@ -111,7 +111,7 @@ def test_unet_computes_the_official_numbers(name: str, dtype: torch.dtype, rtol:
     if name == "unet_pymf_tiny":
         out = pymf(case, dtype)
     elif name == "unet_edm_tiny_ddpmpp":
-        out = ect(case, dtype)
+        out = edm(case, dtype)
     else:
         skip(f"no test knows how {name} is called")
     check(name, out, case.arrays["expected/out_f64"], rtol)
@@ -124,8 +124,8 @@ def pymf(case: Case, dtype: torch.dtype) -> Tensor:
     return network(x, t, r=t - h, a=a)
 
 
-def ect(case: Case, dtype: torch.dtype) -> Tensor:
-    """D = c_skip x + c_out F(c_in x, ln(sigma) / 4), ECT's boundary form. EDM's q, k, v alternate by channel."""
+def edm(case: Case, dtype: torch.dtype) -> Tensor:
+    """D = c_skip x + c_out F(c_in x, ln(sigma) / 4). EDM's q, k, v alternate by channel."""
     state = {
         key: rearrange(value, "(c three) ... -> (three c) ...", three=3) if ".qkv." in key else value
         for key, value in case.arrays.items()
@@ -133,11 +133,9 @@ def ect(case: Case, dtype: torch.dtype) -> Tensor:
     case = case._replace(arrays=state)
     sides = {"img_resolution": case.arrays["x"].shape[-1]}
     network = Both(unet({**case.info["config"], **sides}, sees_r=False), case, 3, "model.").to(dtype)
-    x, sigma, data = case.arrays["x"].to(dtype), case.arrays["sigma"].to(dtype), 0.5
-    wide = sigma[:, None, None, None]
-    norm = (wide**2 + data**2).sqrt()
-    skip_scale = data**2 / ((wide - 0.003) ** 2 + data**2)
-    return skip_scale * x + (wide - 0.003) * data / norm * network(x / norm, sigma.log() / 4)
+    x, sigma = case.arrays["x"].to(dtype), case.arrays["sigma"].to(dtype)
+    norm = (sigma[:, None, None, None] ** 2 + 0.25).sqrt()
+    return ect(case, network(x / norm, sigma.log() / 4), dtype)
 
 
 def shapes(module: nn.Module) -> dict[str, list[int]]:

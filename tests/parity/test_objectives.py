@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from genobj.backbones.base import Features, Trunk
 from genobj.composer import Composer, Scored
 from genobj.guidance.base import Guidance
 from genobj.guidance.fed import FedGuidance
+from genobj.model import Model
 from genobj.parts import GUIDANCE, OBJECTIVES, PATHS
 from genobj.paths.base import Path
+from genobj.paths.linear import Linear
+from genobj.reading import reading
 from genobj.times.pairs import Sorted
 from genobj.times.uniform import Uniform
 from genobj.types import Draw
@@ -242,3 +246,45 @@ def test_objective(name: str) -> None:
         pairs = Dyadic(finest="step")
     composer = Composer(path, Uniform(), pairs, objectives, _guidance(case), classes=10, label_drop=0.1)
     _compare(case, composer, networks, _draw(case, path))
+
+
+class Preconditioned(Trunk):
+    """F(c_in y, ln(s) / 4) for which D = c_skip y + c_out F is x_t - t u of a fixture's network, y = x + s z."""
+
+    channels = 1
+
+    def __init__(self, network: TanhNetwork):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_t: Tensor, t: Tensor, *, r: Tensor | None = None, y: Tensor | None = None) -> Features:
+        sigma = (4 * t).exp().view(-1, *[1] * (x_t.ndim - 1))
+        norm = (sigma**2 + 0.25).sqrt()
+        noisy, flat = norm * x_t, sigma.flatten()
+        u = self.network(noisy / (1 + sigma), flat / (1 + flat), y=y)["u"]
+        denoised = (noisy - sigma * u) / (1 + sigma)
+        return Features((denoised - 0.25 / norm**2 * noisy) / (0.5 * sigma / norm), flat)
+
+    def projection(self, out_channels: int) -> nn.Module:
+        raise AssertionError(f"no head of {out_channels} channels is asked for")
+
+
+class Hidden(nn.Module):
+    """The head of a trunk that has done everything."""
+
+    def forward(self, features: Features, t: Tensor, r: Tensor | None) -> Tensor:
+        return features.hidden
+
+
+@pytest.mark.parametrize("name", [name for name in fixtures.names("objective", "ect") if "main" in name])
+def test_ect_inside_the_preconditioning_has_the_official_loss(name: str) -> None:
+    """As the recipes of ECT and iCT train: what is learnt is F, and reading "edm" makes it a denoiser."""
+    case = fixtures.load(name)
+    inner = TanhNetwork(case.group("param"), tuple(case.arrays["x"].shape[1:]), {"u": "data"})
+    read_as = reading("edm", Linear())
+    model = Model(Preconditioned(inner), {"u": Hidden()}, {"u": "data"}, trunk_r=False, reading=read_as)
+    objectives = {key: OBJECTIVES.get(key).model_validate(given) for key, given in _ect(case).items()}
+    pairs, guidance = Sorted(equal_share=0.25), _guidance(case)
+    composer = Composer(Linear(), Uniform(), pairs, objectives, guidance, classes=10, label_drop=0.1)
+    model.weights = inner.weights
+    _compare(case, composer, {"online": model}, _draw(case, Linear()))

@@ -93,7 +93,10 @@ def stop_requests() -> Iterator[list[int]]:
         yield asked
     finally:
         for number, handler in before.items():  # what was asked to stop is about to: to be asked again changes nothing
-            signal.signal(number, signal.SIG_IGN if asked and number != signal.SIGINT else handler)
+            if not asked:
+                signal.signal(number, handler)
+            elif number != signal.SIGINT:  # that one gives way to the usual handler by itself, see note
+                signal.signal(number, signal.SIG_IGN)
 
 
 def silent(what: str, done: int, total: int) -> None:

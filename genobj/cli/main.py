@@ -1,6 +1,7 @@
 """The genobj command: one file per subcommand, heavy imports inside them, mistakes answered in a line or two."""
 
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -84,7 +85,10 @@ def about(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 it went wrong, 2 wrong usage, 75 stopped and to be resumed."""
-    sys.exit(run(arguments))
+    code = run(arguments)
+    if code == REQUEUE:  # what asked it to stop may ask again while it ends
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

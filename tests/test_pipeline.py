@@ -53,7 +53,7 @@ def whole_way(
     model, shared = str(folder / "run"), str(folder / "shared")
     told(capsys, "extractor", "train", "zip", *data, "--to", extractor, "--steps", str(steps))
     told(capsys, "stats", "zip", *data, "--to", reference, "--extractor", extractor)
-    metrics = ["evaluation.metrics=fd", f"evaluation.extractor={{kind='trained',path='{extractor}'}}"]
+    metrics = ["evaluation.metrics=fd", f"evaluation.extractor={extractor}"]
     told(capsys, "train", "--data", "zip", *data, *RUN, *metrics, *train, "--out", model)
     scores = ["--ref", reference, "--extractor", extractor, "--metrics", "fd,accuracy,prdc", "--nfe", "1,2"]
     records = json.loads(told(capsys, "evaluate", model, *scores, "--json"))
@@ -80,6 +80,11 @@ def test_the_whole_way_on_a_small_zip(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.timeout(1800)
 def test_the_whole_way_on_cifar10(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = [f"data.{name}={CIFAR}/cifar10-32x32-{kind}.zip" for name, kind in (("path", "train"), ("test", "test"))]
-    train = ["train.steps=400", "train.batch=64", "evaluation.count=1000", "evaluation.nfe=[1,2]", "optim.lr=2e-3"]
-    found = whole_way(tmp_path, [*data, "data.labels=10"], train, 300, capsys)
-    print(found)
+    data += ["data.labels=10"]
+    train = ["train.batch=64", "evaluation.count=500", "evaluation.nfe=[1,2]", "optim.lr=2e-3", "optim.warmup=1280"]
+    found = whole_way(tmp_path, data, [*train, "train.steps=400"], 300, capsys)
+    metrics = ["evaluation.metrics=fd", f"evaluation.extractor={tmp_path}/extractor"]
+    first = str(tmp_path / "first")
+    told(capsys, "train", "--data", "zip", *data, *RUN, *metrics, *train, "train.steps=1", "--out", first)
+    (start, _) = [record["value"] for record in json.loads((tmp_path / "first/results.json").read_text())]
+    assert found[1] < 0.8 * start

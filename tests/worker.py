@@ -1,6 +1,7 @@
 """One process of the distributed tests: trains every case of a file and writes what came out. Run by torchrun."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def main() -> None:
             write(out / f"{name}.safetensors", tensors)
             (out / f"{name}.json").write_text(json.dumps(losses))
     distributed.leave()
+    os._exit(0)  # as the command line ends: threads of process groups can abort an interpreter that ends
 
 
 if __name__ == "__main__":

@@ -88,6 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     code = run(arguments)
     if code == REQUEUE:  # what asked it to stop may ask again while it ends
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # threads of process groups can abort an interpreter that ends
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -5,12 +5,9 @@ from time import monotonic
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from genobj.cli.scores import console
+from genobj.cli.scores import SILENCE, console
 from genobj.run import Run
 from genobj.training.log import Line
-
-SILENCE = 30.0
-"""Seconds after which a run without a terminal says that it is alive."""
 
 
 class Progress:

@@ -16,8 +16,11 @@ from genobj import __version__
 from genobj.autoencoders import pixels
 from genobj.config.base import Config, Pick, named
 from genobj.data.base import Batch, Data, Source
+from genobj.data.toys import MixtureToy
 from genobj.images import Rounding, to_uint8
+from genobj.metrics.accuracy import Accuracy
 from genobj.metrics.base import Metric
+from genobj.metrics.exact import Exact
 from genobj.metrics.export import SampleFile
 from genobj.metrics.features import Extractor, FeatureMetric, Need, Observer, Seen, Space
 from genobj.metrics.inception import Inception
@@ -44,7 +47,7 @@ LARGE = 3 * 64 * 64
 
 
 class Evaluation(Config):
-    """What is measured when a run ends and by `genobj evaluate`."""
+    """What is measured when a run ends, by `genobj evaluate` and, if asked for, while a run trains."""
 
     nfe: Annotated[tuple[Evaluations, ...], Field(min_length=1)] = (1, 2, 4, 32)
     """Network evaluations per sample, a row of results for each."""
@@ -54,7 +57,7 @@ class Evaluation(Config):
     """Metrics, a table or a list of names; empty: those of mmd, sliced_w2, fd and accuracy that fit the data."""
     extractor: Annotated[Extractor, Pick(EXTRACTORS)] | None = None
     """Feature network of fd, kid, prdc and accuracy: a name, or the folder of `genobj extractor train`; unset: the
-    digits classifier for 8 x 8 digits, else Inception."""
+    digits classifier for 8 x 8 digits, for labels of toys their exact law, else Inception."""
     inception: Annotated[str, Field(min_length=1)] | None = None
     """Weights file of Inception; unset: torch-fidelity's own, downloaded once into TORCH_HOME."""
     rounding: Rounding = "truncate"
@@ -75,6 +78,15 @@ class Evaluation(Config):
     pytorch-fid's, or images; every metric takes the first one that can serve it."""
     assume: str = "inception"
     """Extractor of reference files that do not say theirs."""
+    every: Positive | None = None
+    """Steps between scores during training, lines of scores.jsonl; unset: none before the end."""
+    every_count: AtLeastTwo = 1024
+    """Generated samples of these scores; values for another number of samples do not compare."""
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """The number of samples for scores that nobody asked for."""
+        return frozenset() if self.every else frozenset({"every_count"})
 
     @field_validator("nfe", mode="before")
     @classmethod
@@ -105,9 +117,11 @@ class Evaluation(Config):
                 raise ValueError(problem)
         return chosen
 
-    def extractor_of(self, metric: FeatureMetric, shape: tuple[int, ...]) -> Extractor:
-        """What this metric looks at images of this shape with."""
-        chosen = metric.chosen(shape, self.extractor)
+    def extractor_of(self, metric: FeatureMetric, data: "Data | ModelSettings") -> Extractor:
+        """What this metric looks at samples of this data with: a law that is known judges labels itself."""
+        if isinstance(metric, Accuracy) and isinstance(data, MixtureToy) and not (metric.extractor or self.extractor):
+            return Exact(data=data)
+        chosen = metric.chosen(shown(data), self.extractor)
         return chosen if chosen != Inception() else Inception(weights=self.inception)
 
     def chosen_metrics(self, data: "Data | ModelSettings") -> dict[str, Metric]:
@@ -130,7 +144,7 @@ class Evaluation(Config):
     def _refusal(self, metric: Metric, data: "Data | ModelSettings") -> str | None:
         shape = shown(data)
         if isinstance(metric, FeatureMetric):
-            return metric.refusal_of(self.extractor_of(metric, shape), shape, data.classes)
+            return metric.refusal_of(self.extractor_of(metric, data), shape, data.classes)
         return metric.refusal(shape, data.classes)
 
 
@@ -319,7 +333,7 @@ class Scorer:
         return needs
 
     def _space(self, metric: FeatureMetric) -> Space:
-        extractor = self.settings.extractor_of(metric, shown(self.data))
+        extractor = self.settings.extractor_of(metric, self.data)
         if extractor not in self._opened:
             self._opened[extractor] = extractor.open(self.device)
         return self._opened[extractor]

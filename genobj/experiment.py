@@ -66,6 +66,8 @@ class Pictures(Config):
     """Steps between pictures."""
     count: Annotated[int, Field(gt=0)] = 1000
     """Points or images in each panel."""
+    start: bool = False
+    """Draw one before the first step too."""
 
 
 class Experiment(Config):
@@ -204,6 +206,10 @@ class Experiment(Config):
             )
         if self.distributed.shards and self.diagnose.every:
             return "diagnose.every needs the whole network; type distributed.strategy=ddp, or diagnose.every=0"
+        if self.distributed.shards and self.evaluation.every:
+            return (
+                "evaluation.every needs the whole network; type distributed.strategy=ddp, or leave evaluation.every out"
+            )
         return None
 
     @property

@@ -24,7 +24,7 @@ from genobj.metrics.team import ALONE as FIRST
 from genobj.metrics.team import Team
 from genobj.pictures import columns, compare, curves
 from genobj.training import checkpoint, diagnose, folder, posthoc, rollback
-from genobj.training.disk import explained
+from genobj.training.disk import explained, naming
 from genobj.training.distributed import leave
 from genobj.training.health import Diverged
 from genobj.training.log import Complaints, Line, Logger, writer
@@ -37,6 +37,8 @@ from genobj.types import Network
 
 RUNS = Path("runs")
 """Where runs go if nobody says where."""
+SCORES = "scores.jsonl"
+"""In the run folder: a line per score during training, {"step", "seen", "seconds", "records"}."""
 TILES = 100
 """Images in a panel at most."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -123,6 +125,8 @@ class Run(Assembly):
         self.ranks.once(self._decodes)
         self.network = hub.description(self.settings, experiment.ema.decays)
         self.ranks.once(self._scorer().check)
+        if experiment.evaluation.every:
+            self.ranks.once(self._scorer(while_training=True).check)
         self.folder = self.ranks.once(lambda: self._folder(path, resume))
         if resume and self.ranks.once(lambda: bool(folder.steps(self.folder))):
             checkpoint.load(self.folder, self.state, self.network, self.ranks)
@@ -150,7 +154,7 @@ class Run(Assembly):
         """Nothing in the folder is later than the state."""
         (self.folder / REQUEUE).unlink(missing_ok=True)
         folder.write(self.folder / folder.SETTINGS, self.network)
-        for log in ("metrics.jsonl", diagnose.LOG, rollback.LOG):
+        for log in ("metrics.jsonl", SCORES, diagnose.LOG, rollback.LOG):
             folder.cut_log(self.folder / log, self.state.step)
         posthoc.cut(self.folder, self.state.step)
 
@@ -159,20 +163,27 @@ class Run(Assembly):
         show: Callable[[Line], None] = lambda line: None,
         tell: Tell = silent,
         beat: Callable[[int], None] = lambda step: None,
+        *,
+        until: int | None = None,
     ) -> Outcome:
         """Train to the end, then evaluate; `show` gets every line of the log. Raises health.Diverged.
 
         tell: told by the evaluation what it samples, how many samples are done and of how many. beat: told every step's
-        number when it is done.
+        number when it is done. until: a step (counted from the start of training) after which to save and raise
+        Stopped, as if a signal had asked for it; the last step and later ones are no reason to stop.
 
-        OSError, with what is safe and how to go on, if a disk refuses.
+        OSError, with what is safe and how to go on, if a disk refuses. ValueError if `until` is below 1.
         """
+        if until is not None and until < 1:
+            raise ValueError(f"until={until}: there is no such step; the first one is 1")
         with folder.held(self.folder) if self.ranks.first else nullcontext(), explained(self.folder):
-            self._train(show, beat)
+            self._train(show, beat, until)
             hub.export(self.folder, self.state, self.ranks)
             return self._finish(tell)
 
-    def _train(self, show: Callable[[Line], None], beat: Callable[[int], None]) -> None:
+    def _train(self, show: Callable[[Line], None], beat: Callable[[int], None], until: int | None) -> None:
+        if until is not None and until <= self.state.step < self.experiment.train.steps:
+            raise self._stopped()  # it came from a checkpoint of this very step
         e, first = self.experiment, self.ranks.first
         logger, step = Logger(self.folder, e.log, show) if first else None, self.step_module()
         save = checkpoint.Saver(self.folder, e.checkpoint, self.network, self.ranks, self.device)
@@ -182,13 +193,16 @@ class Run(Assembly):
             Hook(e.log.every, logger or nothing, means=True, phase="log"),
             *self._diagnosis(step, logger),  # these two before the checkpoint: a resumed run does not pass here again
             *self._snapshots(),
+            *self._scores(),
             Hook(e.checkpoint.every, lambda state, _: save(state), sound=True, phase="checkpoint"),
-            Hook(e.pictures.every, lambda state, _: self._draw(f"samples/step_{state.step:08d}.png")),
+            Hook(e.pictures.every, lambda state, _: self._draw(self._picture())),
         ]
         try:
             with stop_requests() as asked, Watchdog(self.folder, e.health, self.ranks) as watchdog:
                 hooks.append(Hook(1, lambda state, _: beat(state.step)))
-                hooks.append(Hook(1, lambda state, _: self._stop(state, save) if wish(bool(asked)) else None))
+                hooks.append(Hook(1, lambda state, _: self._stop(state, save, until, wish(bool(asked)))))
+                if e.pictures.start and not self.state.step:
+                    self._draw(self._picture())
                 ready = self.ready(step)
                 while not self._trained(ready, hooks, save, watchdog):
                     pass
@@ -236,12 +250,45 @@ class Run(Assembly):
         )
         return [Hook(e.diagnose.every, look)]
 
-    def _stop(self, state: State, save: checkpoint.Saver) -> None:
-        """Save between two steps and leave."""
+    def _scores(self) -> list[Hook]:
+        """Scores before the end; those of the last step are the end's own.
+
+        All processes take part, and one scorer serves them all: it looks at the real samples once.
+        """
+        e = self.experiment
+        if not e.evaluation.every:
+            return []
+        team = Team.joined(self.ranks.rank, self.ranks.world)
+        scorer = self._scorer(team, while_training=True)
+
+        def score(state: State, _: object) -> None:
+            if state.step < e.train.steps:
+                with self._sampling(e.evaluation.batch) as (generator, weights):
+                    records = scorer(generator, weights)
+                if self.ranks.first:
+                    self._note_scores(records)
+
+        return [Hook(e.evaluation.every, score)]
+
+    def _note_scores(self, records: Sequence[Record]) -> None:
+        """A line of scores.jsonl."""
+        state = self.state
+        line = {"step": state.step, "seen": state.seen, "seconds": round(state.seconds, 3)}
+        line["records"] = [record.as_dict() for record in records]
+        with naming(self.folder / SCORES), (self.folder / SCORES).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _stop(self, state: State, save: checkpoint.Saver, until: int | None, asked: bool) -> None:
+        """Save between two steps and leave, if somebody asks for it or `until` is reached before the end."""
+        if not asked and not (until == state.step < self.experiment.train.steps):
+            return
         save(state)
         save.finish()
         self.ranks.once((self.folder / REQUEUE).touch)
-        raise Stopped(f"stopped and saved after step {state.step}; go on with: {self._again()}")
+        raise self._stopped()
+
+    def _stopped(self) -> Stopped:
+        return Stopped(f"stopped and saved after step {self.state.step}; go on with: {self._again()}")
 
     def _again(self) -> str:
         """The command that resumes this run."""
@@ -269,39 +316,53 @@ class Run(Assembly):
         low = self.model.in_shards and self.experiment.train.precision == "bf16_pure"
         return net.lowered() if low else net, name
 
+    @contextmanager
+    def _sampling(self, batch: int = 1024) -> Iterator[tuple[Generator, str]]:
+        """What samples with the weights of the settings, and their name; mode and random numbers come back as were."""
+        training, gpus = self.model.training, [self.device] if self.device.type == "cuda" else []
+        self.model.eval()
+        try:
+            with torch.random.fork_rng(gpus):
+                net, weights = self._network(self.experiment.evaluation.weights)
+                yield Generator(net, self.settings, self.device, batch), weights
+        finally:
+            self.model.train(training)
+
+    def _picture(self) -> str:
+        """Name of the picture of this step."""
+        return f"samples/step_{self.state.step:08d}.png"
+
     def _draw(self, name: str) -> Path:
         """A picture with a panel per nfe beside the data; images of one class stand below each other."""
         if not self.ranks.first and not self.experiment.distributed.shards:
             return self.folder / name
-        training = self.model.training
-        self.model.eval()
-        net, _ = self._network(self.experiment.evaluation.weights)
-        generator = Generator(net, self.settings, self.device)
         count = self.experiment.pictures.count
         count = count if len(self.settings.shape) == 1 else min(count, TILES)
         panels = {"data": self._real(count)}
-        for n, sampler in self.experiment.evaluation.samplers(self.settings.horizons).items():
-            panels[f"{n} NFE"] = generator(sampler, count, self.experiment.seed)[0].x
+        with self._sampling() as (generator, _):
+            for n, sampler in self.experiment.evaluation.samplers(self.settings.horizons).items():
+                panels[f"{n} NFE"] = generator(sampler, count, self.experiment.seed)[0].x
         if self.ranks.first:
             shown = {heading: pixels(self.settings, x, self.device) for heading, x in panels.items()}
             compare(shown, columns(self.settings.classes)).savefig(self.folder / name)
-        self.model.train(training)
         return self.folder / name
 
     def _real(self, count: int) -> Tensor:
-        """Held-out samples; labels run through all classes as those of generated samples do."""
+        """Held-out samples; labels of images run through all classes as those of generated ones do."""
         x, y, _ = self.source.held_out(max(count, MANY), self.experiment.seed)
-        if y is None:
+        if y is None or len(self.settings.shape) == 1:
             return x[:count]
         rows = [x[y == label][: -(-count // self.settings.classes)] for label in range(self.settings.classes)]
         shortest = min(len(row) for row in rows)
         return torch.stack([row[:shortest] for row in rows], dim=1).flatten(0, 1)[:count]
 
-    def _scorer(self, team: Team = FIRST, tell: Tell = silent) -> Scorer:
-        """What measures the samples at the end."""
-        e = self.experiment
+    def _scorer(self, team: Team = FIRST, tell: Tell = silent, *, while_training: bool = False) -> Scorer:
+        """What measures the samples at the end, or before."""
+        e, settings = self.experiment, self.experiment.evaluation
+        if while_training:
+            settings = settings.model_copy(update={"count": settings.every_count})
         learnt = fingerprint(e.learns(besides=frozenset()))
-        return Scorer(e.evaluation, e.data, self.source, device=self.device, team=team, config=learnt, show=tell)
+        return Scorer(settings, e.data, self.source, device=self.device, team=team, config=learnt, show=tell)
 
     def _finish(self, tell: Tell) -> Outcome:
         """Measure, with all processes unless their networks are in shards; then the first one draws."""
@@ -312,10 +373,8 @@ class Run(Assembly):
             if not self.ranks.first:
                 return Outcome(self.folder, (), self.folder / "samples.png")
         team = Team.joined(self.ranks.rank, self.ranks.world) if together else FIRST
-        self.model.eval()
-        net, weights = self._network(self.experiment.evaluation.weights)
-        generator = Generator(net, self.settings, self.device, self.experiment.evaluation.batch)
-        records = self._scorer(team, tell if self.ranks.first else silent)(generator, weights)
+        with self._sampling(self.experiment.evaluation.batch) as (generator, weights):
+            records = self._scorer(team, tell if self.ranks.first else silent)(generator, weights)
         leave()
         if not self.ranks.first:
             return Outcome(self.folder, (), self.folder / "samples.png")

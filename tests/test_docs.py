@@ -127,6 +127,10 @@ def test_command_lines_work(line: str, site: Path, capsys: pytest.CaptureFixture
     words = shlex.split(line)[1:]
     if words[0] == "train":
         words += [] if "--dry-run" in words else ["--dry-run"]
+    elif words[0] == "play":  # it would serve until Ctrl-C
+        words += ["--help"]
+    elif words[0] in ("compare", "reproduce") and len(words) > 1:
+        words += [] if "--dry-run" in words else ["--dry-run"]
     elif words[0] in ("sample", "evaluate"):
         words += ["--count", "16"]
     elif words[0] == "bench":

@@ -392,7 +392,7 @@ class TestDisk:
         logger.file.close()
         logger.file = cast(Any, Slow())
         logger(state_of(1.0, step=3), {"loss": 0.25})
-        assert json.loads(b"".join(parts)) == {"step": 3, "seen": 30, "loss": 0.25, "lr": 0.001}
+        assert json.loads(b"".join(parts)) == {"step": 3, "seen": 30, "loss": 0.25, "lr": 0.001, "seconds": 0.0}
 
     def test_lines_are_json_even_without_a_loss(self, tmp_path: Path) -> None:
         logger = Logger(tmp_path, Log())

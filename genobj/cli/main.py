@@ -16,6 +16,7 @@ from genobj.cli import (
     bench,
     check,
     cite,
+    compare,
     cost,
     encode,
     evaluate,
@@ -24,7 +25,10 @@ from genobj.cli import (
     import_,
     listing,
     new,
+    play,
     push,
+    report,
+    reproduce,
     sample,
     schema,
     show,
@@ -42,7 +46,11 @@ app = typer.Typer(
 )
 app.command("train")(train.command)
 app.command("sample")(sample.command)
+app.command("play")(play.command)
 app.command("evaluate")(evaluate.command)
+app.command("compare")(compare.command)
+app.command("reproduce")(reproduce.command)
+app.command("report")(report.command)
 app.command("stats")(stats.command)
 app.add_typer(extractor.app, name="extractor")
 app.command("average")(average.command)

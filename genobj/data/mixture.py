@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from genobj.types import TimeTensor
@@ -34,10 +34,18 @@ class Mixture:
 
     def draw(self, count: int, generator: torch.Generator) -> Points:
         """Fresh samples, float32."""
-        component = torch.randint(len(self.centres), (count,), generator=generator)
+        component = self.components(count, generator)
         noise = torch.randn(count, self.centres.shape[1], generator=generator)
         centres, scale = self._single
         return centres.index_select(0, component) + scale * noise
+
+    def components(self, count: int, generator: torch.Generator) -> Int[Tensor, " batch"]:
+        """The components 0 ... K - 1 that `draw` takes when it is given an equal generator."""
+        return torch.randint(len(self.centres), (count,), generator=generator)
+
+    def log_posterior(self, x: Points) -> Float[Tensor, "batch centres"]:
+        """Log probability of every component given x, in the precision of x."""
+        return self._kernel(x).log_softmax(dim=1)
 
     @cached_property
     def _single(self) -> tuple[Float[Tensor, "centres dim"], Float[Tensor, " dim"]]:
@@ -46,10 +54,12 @@ class Mixture:
 
     def log_density(self, x: Points) -> Float[Tensor, " batch"]:
         """Log density at x, in the precision of x."""
-        scale = self.scale.to(x)
-        kernel = -((x[:, None, :] - self.centres.to(x)) / scale).square().sum(dim=2) / 2
-        constant = math.log(len(self.centres)) + (math.sqrt(2 * math.pi) * scale).log().sum()
-        return kernel.logsumexp(dim=1) - constant
+        constant = math.log(len(self.centres)) + (math.sqrt(2 * math.pi) * self.scale.to(x)).log().sum()
+        return self._kernel(x).logsumexp(dim=1) - constant
+
+    def _kernel(self, x: Points) -> Float[Tensor, "batch centres"]:
+        """Log of every component's density, without its constant."""
+        return -((x[:, None, :] - self.centres.to(x)) / self.scale.to(x)).square().sum(dim=2) / 2
 
     def velocity(
         self,

@@ -2,7 +2,8 @@
 
 Mixtures of Gaussians are divided by the standard deviation of each axis, the other toys by one number that keeps their
 shape; never by moments of a sample. The noise settings are lengths *before* this division. Two moons, the 8 Gaussians,
-the circles and the checkerboard know their exact density.
+the circles and the checkerboard know their exact density. Two moons and the 8 Gaussians can have labels: which moon or
+Gaussian a point was drawn from.
 """
 
 import abc
@@ -13,35 +14,44 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from genobj import seeds
 from genobj.data.base import HELD_OUT, REFERENCE, TRAIN, Batch, Data, Source
 from genobj.data.mixture import Mixture
-from genobj.types import TimeTensor
+from genobj.types import Labels, TimeTensor
 
 Points = Float[Tensor, "batch 2"]
 Positive = Annotated[float, Field(gt=0)]
+Drawing = Callable[[int, torch.Generator], Tensor]
+"""Makes so many rows with a generator."""
 
 
 class Fresh(Source):
-    """Endless independent draws. Training, held-out and reference samples come from streams that never meet."""
+    """Endless independent draws. Training, held-out and reference samples come from streams that never meet.
 
-    def __init__(self, draw: Callable[[int, torch.Generator], Tensor]):
-        self.draw = draw
+    label: labels of the points that `draw` makes with an equal generator; None if they have none.
+    """
+
+    def __init__(self, draw: Drawing, label: Drawing | None = None):
+        self.draw, self.label = draw, label
 
     def train(self, rows: range, seed: int) -> Batch:
         """These draws of the training stream."""
-        return Batch(seeds.indexed(self.draw, rows, seed, TRAIN), None)
+        return self._batch(rows, seed, TRAIN)
 
     def held_out(self, count: int, seed: int) -> Batch:
         """The first `count` draws of the held-out stream."""
-        return Batch(seeds.indexed(self.draw, range(count), seed, HELD_OUT), None)
+        return self._batch(range(count), seed, HELD_OUT)
 
     def reference(self, count: int, seed: int) -> Batch:
         """The first `count` draws of a third stream, so that held-out against reference is the floor of a metric."""
-        return Batch(seeds.indexed(self.draw, range(count), seed, REFERENCE), None)
+        return self._batch(range(count), seed, REFERENCE)
+
+    def _batch(self, rows: range, seed: int, stream: int) -> Batch:
+        labels = None if self.label is None else seeds.indexed(self.label, rows, seed, stream)
+        return Batch(seeds.indexed(self.draw, rows, seed, stream), labels)
 
 
 class Toy(Data, abc.ABC):
@@ -62,16 +72,48 @@ class Toy(Data, abc.ABC):
 
 
 class MixtureToy(Toy, abc.ABC):
-    """Subclasses are mixtures of Gaussians: density and marginal velocity are exact."""
+    """Subclasses are mixtures of Gaussians: density, marginal velocity and most probable label are exact."""
+
+    labelled: bool | None = None
+    """Give every point the number of the moon or Gaussian that it was drawn from; the points stay the same. Unset:
+    without labels."""
+
+    @field_validator("labelled")
+    @classmethod
+    def _unset(cls, value: bool | None) -> bool | None:
+        """Without labels is one and the same experiment, however it was said."""
+        return value or None
 
     @property
     @abc.abstractmethod
     def law(self) -> Mixture:
-        """The standardised mixture."""
+        """The standardised mixture, one class after the other with equally many components each."""
+
+    @property
+    @abc.abstractmethod
+    def groups(self) -> int:
+        """Number of classes that the components fall into."""
+
+    @property
+    def classes(self) -> int:
+        """Number of labels, 0 for points without."""
+        return self.groups if self.labelled else 0
+
+    def open(self) -> Fresh:
+        """A source of fresh draws."""
+        return Fresh(self.draw, self._labels if self.labelled else None)
 
     def draw(self, count: int, generator: torch.Generator) -> Points:
         """Fresh standardised samples, float32."""
         return self.law.draw(count, generator)
+
+    def _labels(self, count: int, generator: torch.Generator) -> Labels:
+        """Labels of what `draw` makes with an equal generator."""
+        return self.law.components(count, generator) // (len(self.law.centres) // self.groups)
+
+    def class_log_posterior(self, x: Points) -> Float[Tensor, "batch classes"]:
+        """Exact log probability of every class at x, labelled or not."""
+        return self.law.log_posterior(x).unflatten(1, (self.groups, -1)).logsumexp(dim=2)
 
     def log_density(self, x: Points) -> Float[Tensor, " batch"]:
         """Exact log density of the standardised law at x."""
@@ -97,8 +139,13 @@ class Moons(MixtureToy):
 
     @property
     def law(self) -> Mixture:
-        """256 centres per half circle, equally spaced in angle, ends included."""
+        """256 centres per half circle, equally spaced in angle, ends included; first the upper one."""
         return _two_moons(self.noise)
+
+    @property
+    def groups(self) -> int:
+        """Two moons: 0 is the upper one."""
+        return 2
 
 
 class Gaussians(MixtureToy):
@@ -111,8 +158,13 @@ class Gaussians(MixtureToy):
 
     @property
     def law(self) -> Mixture:
-        """The first centre lies on the positive horizontal axis."""
+        """The first centre lies on the positive horizontal axis, the others follow against the clock."""
         return _ring(self.modes, self.noise)
+
+    @property
+    def groups(self) -> int:
+        """Every Gaussian is a class."""
+        return self.modes
 
 
 class Checkerboard(Toy):

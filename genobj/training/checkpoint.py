@@ -153,6 +153,7 @@ def load(folder: Path, state: State, network: str, ranks: Ranks = ALONE, step: i
         fill(path / f"{file}.safetensors", tensors)
     _fill_optimizer(path / STATE, state, ranks)
     state.step, state.seen = int(meta["step"]), int(meta["seen"])
+    state.seconds = float(meta.get("seconds", 0.0))  # older checkpoints do not say
 
 
 def _checked(path: Path, network: str) -> dict[str, Any]:
@@ -209,7 +210,7 @@ def _fill_optimizer(path: Path, state: State, ranks: Ranks) -> None:
 
 def _meta(state: State) -> dict[str, Any]:
     versions = {"torch": torch.__version__, "python": platform.python_version()}
-    return {"step": state.step, "seen": state.seen, "format": FORMAT} | versions
+    return {"step": state.step, "seen": state.seen, "seconds": state.seconds, "format": FORMAT} | versions
 
 
 @contextmanager

@@ -20,6 +20,7 @@ COLUMNS = frozenset({"step", "seen", "loss", "gradient", "loss_min", "loss_max",
     "spikes",
     "spike_step",
     "lr",
+    "seconds",
     "samples_per_second",
 }
 """Keys of a line besides the objectives' names."""
@@ -38,7 +39,8 @@ class Log(Config):
 
 
 class Logger:
-    """A hook that writes what health.Health says about the steps since its last line, the rate and the throughput.
+    """A hook that writes what health.Health says about the steps since its last line, the rate, the seconds of
+    training and the throughput (that of the wall clock, all that happened in between included).
 
     Raises OSError, with the file's name, where it cannot write.
     """
@@ -54,6 +56,7 @@ class Logger:
     def __call__(self, state: State, means: Mapping[str, float]) -> None:
         """Write one line for this step."""
         line = {"step": state.step, "seen": state.seen, **means, "lr": state.optimizer.param_groups[0]["lr"]}
+        line["seconds"] = state.seconds
         now = perf_counter()
         if self._last is not None:
             line["samples_per_second"] = (state.seen - self._last[1]) / max(now - self._last[0], 1e-9)

@@ -1,6 +1,7 @@
 """The training loop. Read it from top to bottom; everything it calls is one screen long."""
 
 from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -101,6 +102,7 @@ def train(
     own = rows(state.seen, total, settings.batch, parts, ranks)
 
     with Feed(source, own, seed, device, ahead, settings.workers, complain) as feed:
+        since = perf_counter()
         while state.step < settings.steps:
             # One optimiser step: accumulate, clip, step, average.
             losses: list[Loss] = []
@@ -133,9 +135,11 @@ def train(
             if any(hook.sound for hook in due) and not health.sound(state.step):
                 due = [hook for hook in due if not hook.sound]
             means = health.read(state.step) if any(hook.means for hook in due) else {}
+            state.seconds += perf_counter() - since
             for hook in due:
                 at(hook.phase, state.step)
                 hook.run(state, means)
+            since = perf_counter()
     return state
 
 

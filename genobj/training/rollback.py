@@ -41,14 +41,14 @@ def go_back(
     before, found = ranks.once(lambda: (count(folder), steps(folder)))
     if before >= allowed or not found:
         raise Diverged(f"{diverged}; {before} rollbacks did not help") if before else diverged
-    step, seen = state.step, state.seen
+    step, seen, seconds = state.step, state.seen, state.seconds
     for old in reversed(found):
         load(old)
         if finite(state, ranks):
             break
     else:
         raise Diverged(f"{diverged}. No checkpoint of {folder} has finite weights to go back to")
-    state.step, state.seen = step, seen
+    state.step, state.seen, state.seconds = step, seen, seconds
     ranks.once(lambda: _note(folder / LOG, {"step": step, "seen": seen, "to": old, "why": str(diverged)}))
     if ranks.first:
         went = f"went back to {place(folder, old)} and on after step {step}: rollback {before + 1} of {allowed}"

@@ -23,6 +23,9 @@ class State:
     """Optimiser steps done."""
     seen: int = 0
     """Training samples consumed, over all devices."""
+    seconds: float = 0.0
+    """Wall time of these steps on the first process: data, gradients, optimiser and averages, no pictures, checkpoints
+    or scores. Nobody waits for the device to know it: on GPUs it is right where the log has just waited."""
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """What each weights file holds, by its name: the live weights, and every average with the model's buffers."""

@@ -1,0 +1,1 @@
+"""A local web page that plays with trained models."""

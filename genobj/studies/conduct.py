@@ -1,0 +1,250 @@
+"""A study from its settings to its results: what is missing is run, the rest is read, claims are judged."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import genobj
+from genobj import bench
+from genobj.config.load import fingerprint, write_toml
+from genobj.metrics.records import Record, read_records
+from genobj.run import RUNS, Stopped
+from genobj.studies.claims import judge
+from genobj.studies.crew import Crew, Watcher, alone
+from genobj.studies.plan import Job, Row, differing, jobs, rows
+from genobj.studies.results import Cell, Look, Results, Variant
+from genobj.studies.study import Study
+from genobj.studies.worker import Task
+from genobj.training.folder import environment, write
+
+CELLS = RUNS / "cells"
+"""Where the runs of all studies are kept: equal settings are run once."""
+STUDIES = RUNS / "studies"
+"""Where studies are kept."""
+ROUNDS = 5
+"""Interleaved rounds in which speeds are measured for budgets of seconds."""
+Show = Callable[[str], object]
+"""Told in a line what is prepared."""
+
+
+class Conductor:
+    """A study in a folder of its own.
+
+    folder: where results go. runs: where runs are kept. devices: one process for each (None: as the recipe says); none
+    at all: everything is done in this process. Raises ValueError for settings that do not fit.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        folder: Path,
+        runs: Path = CELLS,
+        *,
+        scale: str = "",
+        devices: Sequence[str | None] = (),
+        show: Show = lambda line: None,
+    ):
+        self.study, self.scale, self.folder, self.devices, self.show = study, scale, folder, devices, show
+        self.runs, self.rows = runs, rows(study)
+        self._jobs: list[Job] | None = None
+
+    def jobs(self) -> list[Job]:
+        """Every run of the study. Budgets of seconds measure speeds first, once."""
+        if self._jobs is None:
+            timed = self.study.budget is not None and self.study.budget.kind == "seconds"
+            seconds = self._seconds() if timed else {}
+            self._jobs = jobs(self.study, self.rows, self.runs, seconds)
+        return self._jobs
+
+    def tasks(self) -> list[Task]:
+        """What is left to do: runs without scores, in slices where time is shared."""
+        budget, tasks = self.study.budget, list[Task]()
+        slices = budget.slices if budget is not None and budget.kind == "seconds" else 1
+        last: dict[Path | None, int] = {}  # number of the last task of every folder
+        for seed in self.study.seeds:
+            mine = dict[Path, Job]()  # equal settings under two names are one run
+            for job in self.jobs():
+                if job.seed == seed and not job.scores.exists():
+                    mine.setdefault(job.folder, job)
+            for starts in (False, True):  # runs that start from others come after all their slices
+                wave = [job for job in mine.values() if (job.after is not None) == starts and job.folder not in last]
+                for part in range(1, slices + 1):
+                    for job in wave:
+                        until = max(1, job.experiment.train.steps * part // slices) if part < slices else None
+                        needs = frozenset(last[f] for f in (job.folder, job.after) if f in last)
+                        last[job.folder] = len(tasks)
+                        tasks.append(Task(job, until, needs))
+        return tasks
+
+    def again(self) -> int:
+        """Forget which runs failed, so that they are tried again; how many."""
+        failed = [job for job in self.jobs() if job.failure.exists()]
+        for job in failed:
+            job.failure.unlink()
+        return len(failed)
+
+    def run(self, watcher: Watcher) -> Results:
+        """Do what is left, then judge and save. Raises Stopped if a signal asks for it: the same call goes on then."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write(self.folder / "study.toml", write_toml(self.study.model_dump(mode="json", exclude_none=True)))
+        if self.study.measure == "speed":
+            return self._saved(self._speeds())
+        tasks = self.tasks()
+        try:
+            do = Crew(self.devices, self.folder / "logs") if self.devices and tasks else alone
+            errors = do(tasks, watcher)
+        except Stopped:
+            self._saved(self.collect())
+            raise
+        return self._saved(self.collect({tasks[number].job.folder: error for number, error in errors.items()}))
+
+    def collect(self, errors: Mapping[Path, str] | None = None) -> Results:
+        """What the runs' folders say, whole or not; errors: by folder, of runs that went wrong just now."""
+        cells = tuple(self._cell(job, (errors or {}).get(job.folder, "")) for job in self.jobs())
+        return self._results(cells)
+
+    def _saved(self, results: Results) -> Results:
+        judged = replace(results, verdicts=judge(self.study.claims, results))
+        judged.save(self.folder / "results.json")
+        return judged
+
+    def _results(self, cells: tuple[Cell, ...]) -> Results:
+        study = self.study.model_dump(mode="json", exclude_none=True)
+        study["differing"] = differing(self.rows)
+        made = environment() | {"genobj": genobj.__version__}
+        first = {} if self.study.measure == "speed" else {job.variant: job for job in reversed(self.jobs())}
+        variants = tuple(self._variant(row, first.get(row.name)) for row in self.rows)
+        return Results(study, self.scale, variants, cells, made, (), genobj.__version__)
+
+    def _variant(self, row: Row, job: Job | None) -> Variant:
+        experiment = job.experiment if job else row.experiment
+        command = f"genobj train -r {job.folder / 'config.toml'}" if job else ""
+        size = sum(row.counted.parameters.values())
+        return Variant(row.name, row.group, row.title, row.point, command, experiment.tree(), row.passes, size)
+
+    def _cell(self, job: Job, error: str) -> Cell:
+        e = job.experiment
+        diverged = job.failure.exists()
+        if diverged:
+            error = json.loads(job.failure.read_text(encoding="utf-8"))["error"]
+        if not job.scores.exists():
+            return Cell(job.variant, job.seed, "failed" if error else "missing", str(job.folder), error, diverged=diverged)
+        row = next(row for row in self.rows if row.name == job.variant)
+        seen = e.train.steps * e.train.batch
+        return Cell(
+            job.variant,
+            job.seed,
+            "done",
+            str(job.folder),
+            steps=e.train.steps,
+            seen=seen,
+            passes=seen * row.passes,
+            seconds=float(_last(job.folder / "metrics.jsonl").get("seconds", 0.0)),
+            records=tuple(read_records(job.scores)),
+            curve=tuple(_looks(job.folder / "scores.jsonl")),
+        )
+
+    def _seconds(self) -> dict[str, float]:
+        """Seconds a step of every variant on the first device, measured in turn, once for a study's folder."""
+        file, device = self.folder / "speeds.json", _device(self.devices)
+        keys = {row.name: f"{fingerprint(_without_length(row))} {device}" for row in self.rows}
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if not known.keys() >= set(keys.values()):
+            reports = self._timed(ROUNDS)
+            known = {keys[report.name]: report.step.median for report in reports}
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write(file, json.dumps(known, indent=1) + "\n")
+        return {name: known[key] for name, key in keys.items()}
+
+    def _timed(self, rounds: int) -> list[bench.Report]:
+        """Every variant's step, timed in interleaved rounds."""
+        device = self.devices[0] if self.devices else None
+        experiments = {row.name: _on(row, device) for row in self.rows}
+        return bench.measure(experiments, rounds=rounds, limit=float("inf"), show=self.show)
+
+    def _speeds(self) -> Results:
+        """A cell for every variant and round; measured once, until the settings or the machine change."""
+        trees = [_without_length(row) for row in self.rows]
+        key = fingerprint({"trees": trees, "device": _device(self.devices), "rounds": self.study.rounds})
+        file = self.folder / f"speed-{key}.json"
+        if not file.exists():
+            reports = self._timed(self.study.rounds)
+            table = [{**report.as_dict(), "wall": report.wall, "busy": report.busy} for report in reports]
+            write(file, json.dumps(table, indent=1) + "\n")
+        table = json.loads(file.read_text(encoding="utf-8"))
+        cells = [
+            Cell(told["name"], number, "done", steps=told["steps_per_round"], seconds=second * told["steps_per_round"])
+            for told in table
+            for number, second in enumerate(told["busy"])
+        ]
+        speeds = {told["name"]: told for told in table}
+        return self._results(tuple(replace(c, records=(_speed(c, speeds[c.variant]),)) for c in cells))
+
+
+def _speed(cell: Cell, told: Mapping[str, Any]) -> Record:
+    """Steps a second in one round."""
+    return Record(
+        metric="speed",
+        kind="speed",
+        value=cell.steps / cell.seconds,
+        floor=None,
+        floor_n=0,
+        nfe=0,
+        sampler="",
+        head="",
+        settings={},
+        weights="",
+        n=cell.steps,
+        reference=None,
+        seed=cell.seed,
+        higher_is_better=True,
+        title="steps a second",
+        protocol={key: told[key] for key in ("device", "threads", "precision", "batch", "data")},
+        genobj=genobj.__version__,
+    )
+
+
+def _without_length(row: Row) -> dict[str, Any]:
+    """Settings that decide how long a step takes."""
+    tree = row.experiment.learns()
+    tree["train"].pop("steps")
+    return tree | {"compile": row.experiment.train.compile, "threads": row.experiment.train.threads}
+
+
+def _on(row: Row, device: str | None) -> Any:
+    e = row.experiment
+    return e if device is None else e.model_copy(update={"train": e.train.model_copy(update={"device": device})})
+
+
+def _device(devices: Sequence[str | None]) -> str:
+    """Name of the machine that speeds belong to."""
+    first = devices[0] if devices and devices[0] else ("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.cuda.get_device_name(torch.device(first)) if first.startswith("cuda") else environment()["system"]
+
+
+def _last(file: Path) -> dict[str, Any]:
+    """The last whole line of a JSONL file; nothing where there is none."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return next((line for text in reversed(lines) if (line := _parsed(text))), {})
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return {}
+    return line if isinstance(line, dict) else {}
+
+
+def _looks(file: Path) -> list[Look]:
+    """Scores during training."""
+    lines = [_parsed(text) for text in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    return [
+        Look(line["step"], line["seen"], line["seconds"], tuple(Record(**told) for told in line["records"]))
+        for line in lines
+        if line
+    ]

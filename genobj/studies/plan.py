@@ -1,0 +1,180 @@
+"""From a study to the runs that it needs: one experiment per variant and seed, with what each may spend."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from genobj import cost
+from genobj.config.load import Layers, find_recipe, fingerprint, leaves, read_toml
+from genobj.experiment import Experiment
+from genobj.plugins import load_plugins
+from genobj.studies.results import Point
+from genobj.studies.study import Change, Study, name_of
+
+LATER = 10**9
+"""As a number of steps: never before the end."""
+WATCHED = {"every", "every_count", "batch"}
+"""Settings of an evaluation that do not change the scores at the end."""
+TANGENT = 3
+"""Plain forwards that an exact derivative counts as."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant at one point of its axes."""
+
+    name: str
+    group: str
+    title: str
+    point: Point
+    change: Change
+    experiment: Experiment
+    """With the first seed, and the number of steps of its own recipe until a budget says otherwise."""
+
+    @cached_property
+    def counted(self) -> cost.Cost:
+        """Passes, parameters and FLOPs of a step, counted without running one."""
+        return cost.measure(self.experiment.model_copy(update={"init": None}))
+
+    @property
+    def passes(self) -> float:
+        """Network evaluations a training sample and step: with gradients or without one each, a tangent three."""
+        count = self.counted.passes
+        return count.with_gradient + count.without_gradient + TANGENT * count.tangent
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study: a variant with a seed, in a folder that its settings name."""
+
+    variant: str
+    seed: int
+    experiment: Experiment
+    folder: Path
+    after: Path | None = None
+    """Folder of the run whose weights it starts from."""
+
+    @property
+    def scores(self) -> Path:
+        """Where the scores of a finished run lie; another evaluation has another file."""
+        asked = self.experiment.evaluation.model_dump(mode="json", exclude_defaults=True, exclude=WATCHED)
+        return self.folder / f"scores-{fingerprint(asked)}.json"
+
+    @property
+    def failure(self) -> Path:
+        """Where it says that training failed, and would fail again."""
+        return self.folder / "failed.json"
+
+
+def rows(study: Study) -> list[Row]:
+    """The variants with their settings, validated. ValueError names the one whose settings are wrong."""
+    found = []
+    for group, change in study.variants.items():
+        for point in change.points():
+            name = name_of(group, point)
+            try:
+                experiment = _experiment(study, change, point)
+            except ValueError as error:
+                raise _blamed(name, error) from None
+            title = name_of(change.title or group, point)
+            found.append(Row(name, group, title, point, change, experiment))
+    return found
+
+
+def _blamed(name: str, error: ValueError) -> ValueError:
+    """The first mistake in a variant's settings, with the variant's name."""
+    from pydantic import ValidationError
+
+    from genobj.config.base import problems
+
+    told = ": ".join(part for part in next(problems(error)) if part) if isinstance(error, ValidationError) else error
+    return ValueError(f"variant {name}: {told}")
+
+
+def _experiment(study: Study, change: Change, point: Point) -> Experiment:
+    """Recipe < the study's numbers of evaluations and metrics < its settings < the variant's < the point's < seed."""
+    layers = Layers()
+    layers.add(read_toml(find_recipe(change.recipe or study.recipe)), "recipe")
+    layers.tree.pop("expected", None)
+    for table in change.replace:
+        layers.tree.pop(table, None)
+    if study.nfe:
+        layers.put(["evaluation", "nfe"], [*study.nfe], "study")
+    if study.metrics:
+        layers.replace("evaluation", layers.tree.get("evaluation", {}) | {"metrics": [*study.metrics]}, "study")
+    for tree in (study.settings, change.settings):
+        layers.add(tree, "study")
+    for axis, value in point.items():
+        for key, each in change.axes[axis].sets(value):
+            layers.put(key.split("."), each, "axis")
+    layers.put(["seed"], study.seeds[0], "study")
+    load_plugins(layers.tree.get("plugins", []))
+    return Experiment.model_validate(layers.tree)
+
+
+def steps(study: Study, row: Row, seconds: Mapping[str, float]) -> int:
+    """Optimiser steps that the study's budget is worth to a variant; at least one.
+
+    seconds: seconds a step by variant, for budgets of seconds. ValueError where samples are not whole steps.
+    """
+    budget, train = study.budget, row.experiment.train
+    if budget is None:
+        return train.steps
+    amount = budget.amount * row.change.share
+    if budget.kind == "seen" and amount % train.batch:
+        raise ValueError(
+            f"variant {row.name}: {amount:g} samples are no whole number of steps of {train.batch}; "
+            f"type budget.amount={max(1, round(amount / train.batch)) * train.batch}"
+        )
+    each = {
+        "steps": lambda: 1.0,
+        "seen": lambda: float(train.batch),
+        "passes": lambda: train.batch * row.passes,
+        "seconds": lambda: seconds[row.name],
+    }[budget.kind]()
+    return max(1, round(amount / each))
+
+
+def jobs(study: Study, found: list[Row], runs: Path, seconds: Mapping[str, float] | None = None) -> list[Job]:
+    """A run for every variant and seed, seed by seed, so that a study that is stopped has whole seeds.
+
+    runs: folder that keeps the runs of all studies; equal settings share one.
+    """
+    planned: list[Job] = []
+    for seed in study.seeds:
+        mine: dict[str, Job] = {}
+        for row in sorted(found, key=lambda row: row.change.start is not None):
+            source = mine[row.change.start] if row.change.start else None
+            mine[row.name] = _job(study, row, seed, runs, steps(study, row, seconds or {}), source)
+        planned += [mine[row.name] for row in found]
+    return planned
+
+
+def _job(study: Study, row: Row, seed: int, runs: Path, count: int, source: Job | None) -> Job:
+    e = row.experiment
+    looks = {"every": max(1, count // study.looks)} if study.looks else {}
+    pictures = {"every": max(1, count // study.pictures), "start": True} if study.pictures else {"every": LATER}
+    tree: dict[str, Any] = e.model_copy(update={"seed": seed}).tree()
+    tree["train"]["steps"] = count
+    tree["evaluation"] |= looks
+    tree["pictures"] |= pictures
+    if source is not None:
+        tree["init"] = tree.get("init", {}) | {"from": str(source.folder)}
+    experiment = Experiment.model_validate(tree)
+    watched = looks | ({"pictures": study.pictures} if study.pictures else {}) | _diagnosed(experiment)
+    name = experiment.run_name() + (f"-{fingerprint(watched)[:4]}" if watched else "")
+    return Job(row.name, seed, experiment, runs / name, source.folder if source else None)
+
+
+def _diagnosed(experiment: Experiment) -> dict[str, Any]:
+    """What is written down during training, beside losses, and so belongs to the run: nobody can look later."""
+    return {"diagnose": experiment.diagnose.model_dump(mode="json")} if experiment.diagnose.every else {}
+
+
+def differing(found: list[Row]) -> list[str]:
+    """Keys of the settings that are not the same in all variants."""
+    trees = [dict(leaves(row.experiment.tree())) for row in found]
+    keys = dict.fromkeys(key for tree in trees for key in tree)
+    return [key for key in keys if len({repr(tree.get(key)) for tree in trees}) > 1]

@@ -1,0 +1,172 @@
+"""The summary of a report: a row for every variant in words, and what its columns are sorted by."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from genobj.config.load import leaves
+from genobj.studies import tables
+from genobj.studies.charts import DASH, MINUS
+from genobj.studies.figures import Figures, headline
+from genobj.studies.results import Cell, Results, Value
+
+COSTS = ("Steps", "Samples", "Passes", "Time")
+
+
+class Head(NamedTuple):
+    """A metric over its columns."""
+
+    title: str
+    up: bool
+    """Whether higher values are better."""
+    counts: Sequence[str]
+    """Numbers of evaluations, in words."""
+
+
+class Number(NamedTuple):
+    """A field of the summary."""
+
+    mean: str = ""
+    spread: str = ""
+    sort: float | None = None
+    """What its column is sorted by; None: it stays last."""
+    best: bool = False
+    close: bool = False
+    """Not the best, but not told apart from it."""
+    broken: str = ""
+    difference: str = ""
+    interval: str = ""
+    word: str = ""
+    """better or worse than the baseline, where that is significant."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A variant."""
+
+    swatch: Markup
+    label: str
+    seeds: int
+    """Finished ones."""
+    trouble: str
+    cells: Sequence[Number]
+    costs: Sequence[tuple[str, float]]
+    """Means in words, and to sort by."""
+    about: str
+    command: str
+    settings: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The whole table."""
+
+    heads: Sequence[Head]
+    costs: Sequence[str]
+    lines: Sequence[Line]
+    floors: Sequence[str]
+    """What real data score in every column; empty where no metric tells."""
+    legend: str
+    """How to read it."""
+
+
+def summary(results: Results, art: Figures) -> Summary:
+    """The table of a study, in the order of its variants."""
+    columns = [(m, n) for m in art.metrics for n in art.evaluations if (m, n) in set(results.measures())]
+    about = [results.about(metric) for metric in art.metrics]
+    heads = [
+        Head(headline(one), one.higher_is_better, [f"{n} NFE" if n else "" for m, n in columns if m == one.metric])
+        for one in about
+    ]
+    known = [i for i in range(len(COSTS)) if any(_costs(cell)[i] for cell in results.cells)]
+    lines = [_line(results, art, row, columns, known) for row in tables.rows(results)]
+    floors = [(results.about(m), results.about(m).floor) for m, _ in columns]
+    told = ["" if floor is None else tables.number(record, floor) for record, floor in floors]
+    return Summary(heads, [COSTS[i] for i in known], lines, told if any(told) else [], _legend(results))
+
+
+def _line(
+    results: Results, art: Figures, row: tables.Row, columns: Sequence[tuple[str, int]], known: Sequence[int]
+) -> Line:
+    variant, cost = row.variant, row.cost
+    done = sum(cell.variant == variant.name and cell.state == "done" for cell in results.cells)
+    trouble = {"failed": len(row.failed), "not finished": row.missing}
+    sizes = [0.0] * 4 if cost is None else [cost.steps, cost.seen, cost.passes, cost.seconds]
+    words = [*map(count, sizes[:3]), duration(sizes[3]) if sizes[3] else ""]
+    size = f"{variant.parameters:,} parameters" if variant.parameters else ""
+    passes = f"{variant.passes:.3g} network evaluations a training sample and step" if variant.passes else ""
+    return Line(
+        art.entries[variant.name].swatch,
+        row.label,
+        done,
+        ", ".join(f"{n} {what}" for what, n in trouble.items() if n),
+        [_number(results, row, measure) for measure in columns],
+        [(words[i], sizes[i]) for i in known],
+        ", ".join(filter(None, (size, passes))),
+        variant.command,
+        [(key, plain(value)) for key, value in leaves(variant.settings)],
+    )
+
+
+def _costs(cell: Cell) -> tuple[int | float, ...]:
+    return cell.steps, cell.seen, cell.passes, cell.seconds
+
+
+def _number(results: Results, row: tables.Row, measure: tuple[str, int]) -> Number:
+    score, record = row.scores.get(measure), results.about(measure[0])
+    if score is None:
+        return Number(DASH)
+    found, pair = score.summary, score.difference
+    mean, _, spread = tables.plus_minus(record, found).partition(" +- ")
+    best = score.best and len(results.variants) > 1
+    made = Number(mean, spread, found.mean, best, score.close and not score.best)
+    if found.broken:
+        mean = tables.number(record, found.mean) if found.n else ""
+        made = Number(mean, broken=f"{found.broken} of {found.n + found.broken} diverged", best=best)
+    if pair is None:
+        own = tables.baseline(results, *measure) == row.variant.name
+        return made._replace(difference="baseline") if own else made
+    low, high = (_signed(tables.number(record, end)) for end in pair.interval)
+    better = (pair.difference > 0) == record.higher_is_better
+    return made._replace(
+        difference=_signed(tables.number(record, pair.difference)),
+        interval=f"({low} to {high})" if pair.n > 1 else "",
+        word=("better" if better else "worse") if pair.significant else "",
+    )
+
+
+def _legend(results: Results) -> str:
+    if not results.measures():
+        return "Nothing was scored."
+    parts = ["Bold: the best mean of its column; †: not told apart from it."]
+    if len({cell.seed for cell in results.cells}) > 1:
+        parts.append("± is the standard deviation over seeds.")
+    if results.study.get("baseline"):
+        parts.append("Differences to the baseline are over common seeds, with their 95 % intervals.")
+    return " ".join([*parts, "Arrows beside metrics point to their better side."])
+
+
+def duration(seconds: int | float) -> str:
+    """'4.2 s', '48 s', '3 min 20 s', '5 h 12 min'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def count(value: int | float) -> str:
+    """'4,000'; nothing for nothing."""
+    return f"{value:,.0f}" if value >= 1 else ""
+
+
+def plain(value: Value | Sequence[Any] | Mapping[str, Any] | None) -> str:
+    """A value of a settings file, as it is typed there; words without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _signed(text: str) -> str:
+    return text.replace("-", MINUS) if text.startswith("-") else f"+{text}"

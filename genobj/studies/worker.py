@@ -1,0 +1,157 @@
+"""One run of a study: trained, scored, or found finished; here, or in a process that does one after another."""
+
+import gc
+import json
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+from genobj.plugins import load_plugins
+from genobj.run import Run, Stopped
+from genobj.studies.plan import Job
+from genobj.training.folder import held, steps, write
+from genobj.training.health import Diverged
+
+Beat = Callable[[int], None]
+"""Told how many steps of a run are done."""
+PATIENCE = 2.0
+"""Seconds between two looks at a folder that another process writes."""
+TOLD = 0.5
+"""Seconds between two messages about progress."""
+
+
+class Task(NamedTuple):
+    """Work for a process: a run, or a part of it."""
+
+    job: Job
+    until: int | None = None
+    """Step to stop at; None: train to the end, and score."""
+    needs: frozenset[int] = frozenset()
+    """Numbers of the tasks that have to be done before."""
+
+
+class Message(NamedTuple):
+    """What a process says."""
+
+    kind: Literal["beat", "done", "failed", "stopped"]
+    step: int = 0
+    error: str = ""
+
+
+def ensure(task: Task, device: str | None = None, beat: Beat = lambda step: None) -> None:
+    """Train and score what is not yet; at once if it is. Raises Stopped, Diverged, and what Run raises.
+
+    A run that diverged is not tried again: Diverged is raised with its words.
+    """
+    job, e = task.job, task.job.experiment
+    if job.scores.exists():
+        return
+    if job.failure.exists():
+        raise Diverged(json.loads(job.failure.read_text(encoding="utf-8"))["error"])
+    if device is not None:
+        e = e.model_copy(update={"train": e.train.model_copy(update={"device": device})})
+    _wait(job.folder)
+    try:
+        outcome = Run(e, job.folder, resume=True).go(beat=beat, until=task.until)
+    except Stopped:
+        if task.until is None or steps(job.folder)[-1] < task.until:
+            raise
+        return
+    except Diverged as error:
+        write(job.failure, json.dumps({"error": str(error)}) + "\n")
+        raise
+    write(job.scores, json.dumps([record.as_dict() for record in outcome.records], indent=1) + "\n")
+
+
+def _wait(folder: Path) -> None:
+    """Until no other process writes this run: another study may need it, too."""
+    while (folder / ".lock").exists():
+        try:
+            with held(folder):
+                return
+        except ValueError:
+            time.sleep(PATIENCE)
+
+
+def work(connection: Connection, device: str | None, log: Path) -> None:
+    """What a process of its own does: tasks, one after another, until there are no more or its parent is gone."""
+    _quiet(log)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells what to do about Ctrl-C
+    threading.Thread(target=_outlive, daemon=True).start()
+    threads = torch.get_num_threads()
+    while (task := _next(connection)) is not None:
+        torch.set_num_threads(threads)
+        connection.send(_done(task, device, connection))
+        gc.collect()
+
+
+def send(connection: Connection, task: Task) -> None:
+    """Send a task; the other side loads its plugins before it unpacks their classes."""
+    connection.send(([*task.job.experiment.plugins], pickle.dumps(task)))
+
+
+def _next(connection: Connection) -> Task | None:
+    try:
+        plugins, packed = connection.recv()
+    except EOFError:
+        return None
+    load_plugins(plugins)
+    return pickle.loads(packed)
+
+
+def _done(task: Task, device: str | None, connection: Connection) -> Message:
+    """Do it, and say how it ended."""
+    told = [0.0]
+
+    def beat(step: int) -> None:
+        if time.monotonic() - told[0] > TOLD:
+            told[0] = time.monotonic()
+            connection.send(Message("beat", step))
+
+    try:
+        ensure(task, device, beat)
+        return Message("done")
+    except Stopped:
+        return Message("stopped")
+    except Exception as error:
+        return Message("failed", error=sentence(error))
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, in a line; with its class where that tells more than the words."""
+    from pydantic import ValidationError
+
+    from genobj.config.base import problems
+
+    if isinstance(error, ValidationError):
+        return ": ".join(part for part in next(problems(error)) if part)
+    first = str(error).partition("\n")[0]
+    return first if isinstance(error, (ValueError, Diverged)) and first else f"{type(error).__name__}: {first}"
+
+
+def _outlive() -> None:
+    """Save and stop if the parent is killed: nobody would hear of the rest."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _quiet(log: Path) -> None:
+    """What libraries print goes into a file: the terminal belongs to the parent's progress."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = log.open("a", buffering=1, encoding="utf-8")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)

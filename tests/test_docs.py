@@ -18,6 +18,8 @@ from genobj.cli.resolve import load_plugins, resolve
 from genobj.config.base import find
 from genobj.experiment import Experiment
 from genobj.parts import FAMILIES, OBJECTIVES
+from genobj.studies.plan import rows
+from genobj.studies.study import Study
 from genobj.testing import check
 
 ROOT = Path(__file__).parent.parent
@@ -77,6 +79,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "examples/plugin_objective.py", folder / "walk.py")
     (recipe,) = [b.text for b in BLOCKS if b.language == "toml" and b.page == "recipes.md"]
     (folder / "my.toml").write_text(recipe)
+    (folder / "my-study.toml").write_text(
+        next(b.text for b in BLOCKS if b.language == "toml" and b.page == "studies.md")
+    )
     return folder
 
 
@@ -125,12 +130,10 @@ def test_the_two_runs_of_the_readme_end_with_a_table_and_a_picture(
 @pytest.mark.parametrize("line", _commands())
 def test_command_lines_work(line: str, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = shlex.split(line)[1:]
-    if words[0] == "train":
+    if words[0] == "train" or (words[0] in ("compare", "reproduce") and len(words) > 1):
         words += [] if "--dry-run" in words else ["--dry-run"]
     elif words[0] == "play":  # it would serve until Ctrl-C
         words += ["--help"]
-    elif words[0] in ("compare", "reproduce") and len(words) > 1:
-        words += [] if "--dry-run" in words else ["--dry-run"]
     elif words[0] in ("sample", "evaluate"):
         words += ["--count", "16"]
     elif words[0] == "bench":
@@ -167,6 +170,8 @@ def test_toml_blocks_are_recipes_or_the_entry_point_that_new_writes(block: Block
     tree = tomllib.loads(block.text)
     if "project" in tree:
         assert _entry_point(block.text) == _entry_point(Path("my-loss/pyproject.toml").read_text())
+    elif "variants" in tree:
+        rows(Study.model_validate(tree))
     else:
         Experiment.model_validate(tree)
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from genobj.cli.scores import SILENCE, console
 
 if TYPE_CHECKING:
+    from genobj.studies import tables
     from genobj.studies.conduct import Conductor
     from genobj.studies.plan import Job
     from genobj.studies.results import Results
@@ -40,6 +41,10 @@ Devices = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the runs and what each may spend; run nothing.")]
 Retry = Annotated[bool, typer.Option("--retry", help="Try runs again that diverged.")]
 Open = Annotated[bool, typer.Option("--open", help="Open the report in the browser.")]
+
+
+WIDE = 200
+"""Columns of a table that goes into a file."""
 
 
 class Asked(NamedTuple):
@@ -269,23 +274,31 @@ def tell(results: "Results", folder: Path, *, browse: bool) -> None:
         typer.launch(str(report.resolve()))
 
 
+def _score(results: "Results", row: "tables.Row", measure: "tables.Measure") -> str:
+    """Mean and deviation, with a star at the best."""
+    from genobj.studies import tables
+
+    score = row.scores.get(measure)
+    told = tables.plus_minus(results.about(measure[0]), score.summary) if score else ""
+    return f"{told} {'*' if score and score.best else ' '}"
+
+
 def summary(results: "Results") -> None:
     """A row for every variant, then the claims, then what failed."""
     from genobj.studies import tables
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant")
     measures = results.measures()
-    for metric, nfe in measures:
-        table.add_column(tables.heading(results.about(metric), nfe), justify="right")
-    for row in tables.rows(results):
-        scores = [row.scores.get(measure) for measure in measures]
-        cells = [
-            tables.plus_minus(results.about(metric), score.summary) + ("" if not score.best else " *") if score else ""
-            for (metric, _), score in zip(measures, scores, strict=True)
-        ]
-        table.add_row(escape(row.label), *cells)
-    console.print(table)
+    lines = [
+        (row.variant.name, [_score(results, row, measure) for measure in measures]) for row in tables.rows(results)
+    ]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("variant", no_wrap=True)
+    for i, (metric, nfe) in enumerate(measures):
+        widest = max((len(scores[i]) for _, scores in lines), default=0)
+        table.add_column(tables.heading(results.about(metric), nfe), justify="right", min_width=widest)
+    for name, scores in lines:
+        table.add_row(escape(name), *scores)
+    console.print(table, width=None if console.is_terminal else WIDE, crop=False)
     if measures:
         console.print("mean +- standard deviation over seeds; * the best", style="dim")
     colours = {"agrees": "green", "disagrees": "red", "inconclusive": "yellow"}

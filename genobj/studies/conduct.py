@@ -132,7 +132,9 @@ class Conductor:
         if diverged:
             error = json.loads(job.failure.read_text(encoding="utf-8"))["error"]
         if not job.scores.exists():
-            return Cell(job.variant, job.seed, "failed" if error else "missing", str(job.folder), error, diverged=diverged)
+            return Cell(
+                job.variant, job.seed, "failed" if error else "missing", str(job.folder), error, diverged=diverged
+            )
         row = next(row for row in self.rows if row.name == job.variant)
         seen = e.train.steps * e.train.batch
         return Cell(

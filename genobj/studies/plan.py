@@ -17,6 +17,8 @@ LATER = 10**9
 """As a number of steps: never before the end."""
 WATCHED = {"every", "every_count", "batch"}
 """Settings of an evaluation that do not change the scores at the end."""
+_COUNTED: dict[str, cost.Cost] = {}
+"""Costs of a step by the settings that they depend on: large networks take seconds to count."""
 TANGENT = 3
 """Plain forwards that an exact derivative counts as."""
 
@@ -36,7 +38,10 @@ class Row:
     @cached_property
     def counted(self) -> cost.Cost:
         """Passes, parameters and FLOPs of a step, counted without running one."""
-        return cost.measure(self.experiment.model_copy(update={"init": None}))
+        key = fingerprint(_shape_of_a_step(self.experiment))
+        if key not in _COUNTED:
+            _COUNTED[key] = cost.measure(self.experiment.model_copy(update={"init": None}))
+        return _COUNTED[key]
 
     @property
     def passes(self) -> float:
@@ -66,6 +71,16 @@ class Job:
     def failure(self) -> Path:
         """Where it says that training failed, and would fail again."""
         return self.folder / "failed.json"
+
+
+def _shape_of_a_step(experiment: Experiment) -> dict[str, Any]:
+    """The settings without those that change numbers, but neither passes nor sizes."""
+    tree = experiment.learns()
+    for table in ("optim", "times"):
+        tree.pop(table)
+    for objective in tree["objectives"].values():
+        objective.pop("weight", None)
+    return tree | {"steps": 0, "train": {k: v for k, v in experiment.tree()["train"].items() if k != "steps"}}
 
 
 def rows(study: Study) -> list[Row]:

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -819,3 +819,29 @@ class TestMarkdown:
         results = made(SCORES, baseline="mf", name="fig3")
         results.save(tmp_path / "results.json")
         assert markdown(read(tmp_path / "results.json")) == markdown(results)
+
+
+class TestTwoNumbersOfEvaluations:
+    """A side of a claim may have an nfe of its own: does a second evaluation help?"""
+
+    CLAIM: ClassVar[dict[str, Any]] = {"left": {"group": "a", "nfe": 2}, "right": {"group": "a", "nfe": 1}}
+
+    def results(self, two: Sequence[float]) -> Results:
+        made_of = made({"a": [3.0, 3.1, 2.9]})
+        cells = [
+            replace(one, records=(*one.records, replace(one.records[0], nfe=2, value=value / 1000)))
+            for one, value in zip(made_of.cells, two, strict=True)
+        ]
+        return replace(made_of, cells=tuple(cells))
+
+    @pytest.mark.parametrize(("two", "said"), [((1.0, 1.1, 0.9), "agrees"), ((9.0, 9.1, 8.9), "disagrees")])
+    def test_verdict(self, two: Sequence[float], said: str) -> None:
+        found = verdict({"kind": "better", **self.CLAIM}, self.results(two))
+        assert found.verdict == said
+        assert f"a at 2 NFE {two[0]:.2f}" in found.measured
+        assert "a at 1 NFE 3.00" in found.measured
+
+    def test_an_nfe_that_is_not_scored_is_refused(self) -> None:
+        claim = {"says": "so", "metric": "mmd", "kind": "better", **self.CLAIM}
+        told = check(CLAIMS.validate_python([claim]), {"a": {}}, ["mmd"], [1])
+        assert "nothing is scored at 2 NFE" in str(told)

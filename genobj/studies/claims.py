@@ -294,8 +294,11 @@ def _problems(claim: Claim, groups: Groups, metrics: Sequence[str], nfe: Sequenc
     if metrics and claim.metric.partition(".")[0] not in metrics and claim.metric not in metrics:
         known = f"{did_you_mean(claim.metric, metrics)} The study's metrics: {', '.join(metrics)}."
         yield f"{about}: {claim.metric!r} is not scored.{known}"
-    if nfe and claim.nfe not in nfe:
-        yield f"{about}: nothing is scored at {claim.nfe} NFE; the study's nfe: {', '.join(map(str, nfe))}"
+    for each in (claim.nfe, *(which.nfe for which in claim.selectors if which.nfe is not None)):
+        if nfe and each not in nfe:
+            yield f"{about}: nothing is scored at {each} NFE; the study's nfe: {', '.join(map(str, nfe))}"
+    if isinstance(claim, Diverges) and claim.which.nfe is not None:
+        yield f"{about}: one nfe decides; type it beside kind, not in which"
 
 
 def judge(claims: Sequence[Claim], results: Results) -> tuple[Verdict, ...]:

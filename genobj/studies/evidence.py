@@ -1,7 +1,7 @@
 """What a study measured, as a claim asks for it: variants with all their seeds, comparisons, and the words for both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from genobj.metrics.records import Record
 from genobj.studies.results import Results, Variant
@@ -52,7 +52,9 @@ class Evidence:
 
     def pick_of(self, which: Selector) -> Pick:
         """The variant that is meant, or the best one of them."""
-        return self.pick(self.samples(self.meant(which)))
+        own = self if which.nfe is None else replace(self, nfe=which.nfe)
+        found = self.pick(own.samples(self.meant(which)))
+        return replace(found, sample=replace(found.sample, nfe=which.nfe))
 
     def meant(self, which: Selector) -> list[Variant]:
         """The variants of a selector, one at least."""
@@ -101,7 +103,8 @@ class Evidence:
 
     def name(self, one: Sample) -> str:
         """As it is called in sentences."""
-        return label(self.results, one.variant.name)
+        name = label(self.results, one.variant.name)
+        return name if one.nfe is None else f"{name} at {one.nfe} NFE"
 
     def tell(self, *samples: Sample) -> str:
         """'A 2.16 +- 0.75, B 10.2 +- 0.8 (3 seeds)'; diverged runs are counted."""

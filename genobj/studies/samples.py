@@ -17,6 +17,8 @@ class Sample:
     """By seed, in the metric's own unit; nan or infinite where the run diverged."""
     gaps: dict[int, str] = field(default_factory=dict)
     """Why other seeds have no value: 'is missing', 'failed: out of memory'."""
+    nfe: int | None = None
+    """Its evaluations, where sentences have to tell them."""
 
     @property
     def summary(self) -> Summary:

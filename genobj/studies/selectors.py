@@ -21,9 +21,12 @@ class Selector(Config):
     """Key of the variant in the study."""
     at: dict[str, Value | tuple[Value, ...]] = Field(default_factory=dict)
     """A value, or several, of some of its axes. Where several variants are left, the best one by mean is meant."""
+    nfe: Annotated[int, Field(gt=0)] | None = None
+    """Network evaluations of this side; unset: the claim's."""
 
     def __str__(self) -> str:
-        return " ".join([self.group, *(f"{axis}={'|'.join(map(str, self.values(axis)))}" for axis in self.at)])
+        points = (f"{axis}={'|'.join(map(str, self.values(axis)))}" for axis in self.at)
+        return " ".join([self.group, *points, *([f"at {self.nfe} NFE"] if self.nfe else [])])
 
     def picks(self, group: str, point: Mapping[str, Value]) -> bool:
         """Whether a variant is one of those meant."""

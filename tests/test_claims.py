@@ -25,8 +25,8 @@ from genobj.studies.results import Cell, Results, Variant, Verdict, read
 from genobj.studies.samples import Sample, best, compare, sample, winner
 from genobj.studies.statistics import Paired, paired, summary
 from genobj.studies.study import Study
-from genobj.studies.tables import baseline, markdown, rows
-from genobj.studies.words import count, digits, label, plus_minus
+from genobj.studies.tables import LEGEND, baseline, markdown, rows
+from genobj.studies.words import apart, count, digits, gap, label, plus_minus
 
 CLAIMS: TypeAdapter[Any] = TypeAdapter(tuple[Claim, ...])
 GONE = "step 40: loss not finite for 10 steps in a row; no weight was changed by them"
@@ -108,7 +108,15 @@ def seeded(values: Iterable[float]) -> dict[int, float]:
 
 
 FLOATS = st.floats(-1e6, 1e6).map(lambda value: round(value, 3))
-ROWS = st.integers(2, 5).flatmap(lambda n: st.tuples(*[st.lists(FLOATS, min_size=n, max_size=n)] * 2))
+POSITIVE = st.floats(0.001, 1e6).map(lambda value: round(value, 3))
+
+
+def both(values: st.SearchStrategy[float]) -> st.SearchStrategy[tuple[list[float], list[float]]]:
+    """Two variants with equally many seeds."""
+    return st.integers(2, 5).flatmap(lambda n: st.tuples(*[st.lists(values, min_size=n, max_size=n)] * 2))
+
+
+ROWS = both(FLOATS) | both(POSITIVE)
 
 
 class TestPaired:
@@ -131,11 +139,13 @@ class TestPaired:
 
     def test_t_interval_and_p_are_scipys(self) -> None:
         a, b = np.random.default_rng(0).normal(size=(2, 8))
-        pair, test = paired(seeded(a), seeded(b + 0.3)), stats.ttest_rel(a, b + 0.3)
-        interval = test.confidence_interval()
-        assert pair is not None
-        assert (pair.t_low, pair.t_high) == pytest.approx((interval.low, interval.high))
-        assert pair.p >= test.pvalue - 1e-12
+        for law in (np.array, np.exp):
+            pair, test = paired(seeded(law(a)), seeded(law(b + 0.3))), stats.ttest_rel(a, b + 0.3)
+            interval = test.confidence_interval()
+            assert pair is not None
+            assert pair.ratio == (law is np.exp)
+            assert (pair.t_low, pair.t_high) == pytest.approx(tuple(law([interval.low, interval.high])))
+            assert pair.p >= test.pvalue - 1e-12
 
     def test_deterministic_and_seed_matters_where_resamples_are_drawn(self) -> None:
         a, b = map(seeded, np.random.default_rng(0).normal(size=(2, 9)))
@@ -143,9 +153,9 @@ class TestPaired:
         assert paired(a, b, seed=1) != paired(a, b)
 
     def test_common_finite_seeds_only(self) -> None:
-        pair = paired({0: 1.0, 1: 2.0, 2: NAN, 5: 9.0}, {1: 1.0, 0: 0.5, 2: 1.0, 4: 3.0})
+        pair = paired({0: 1.0, 1: 2.0, 2: NAN, 5: -9.0}, {1: 1.0, 0: 0.5, 2: 1.0, 4: 3.0})
         assert pair is not None
-        assert (pair.n, pair.difference) == (2, 0.75)
+        assert (pair.n, pair.ratio, pair.difference) == (2, True, pytest.approx(2.0))
         assert paired({0: 1.0}, {1: 1.0}) is None
         assert paired({0: NAN}, {0: 1.0}) is None
 
@@ -154,11 +164,45 @@ class TestPaired:
         assert not Paired(1.0, -0.1, 1.9, 0.2, 1.8, 0.06, 9).significant
         assert not Paired(-1.0, -1.8, -0.2, -2.1, 0.1, 0.06, 9).significant
         assert Paired(1.0, -0.1, 1.9, 0.2, 2.8, 0.06, 9).interval == (-0.1, 2.8)
+        assert not Paired(1.5, 0.9, 1.9, 1.2, 1.8, 0.06, 9, ratio=True).significant
+        assert Paired(0.5, 0.3, 0.9, 0.2, 0.8, 0.02, 9, ratio=True).significant
+        assert not Paired(0.5, 0.3, 0.9, 0.2, 0.8, 0.02, 9, ratio=True).larger
+
+    def test_ratios_where_all_values_are_above_zero(self) -> None:
+        """Geometric means: sqrt(8 * 2) = 4 against sqrt(1 * 4) = 2."""
+        pair = paired(seeded([8.0, 2.0]), seeded([1.0, 4.0]))
+        assert pair is not None
+        assert (pair.ratio, pair.difference) == (True, pytest.approx(2.0))
+        for least in (0.0, -0.1):
+            pair = paired(seeded([8.0, least]), seeded([1.0, 4.0]))
+            assert pair is not None
+            assert (pair.ratio, pair.difference) == (False, (7 + least - 4) / 2)
+
+    def test_scale_and_power_of_values_change_no_verdict(self) -> None:
+        a, b = np.random.default_rng(3).lognormal(size=(2, 5))
+        one, other = paired(seeded(a), seeded(b)), paired(seeded((5 * a) ** 2), seeded((5 * b) ** 2))
+        assert one is not None
+        assert other is not None
+        assert other.p == pytest.approx(one.p)
+        assert other.interval == pytest.approx(tuple(end**2 for end in one.interval))
+
+    def test_a_large_ratio_is_seen_through_a_large_spread(self) -> None:
+        """Three seeds of 106 +- 59 against .895, as measured."""
+        large, small = seeded([170.0, 53.0, 95.0]), seeded([0.9, 0.85, 0.935])
+        ratio, raw = paired(large, small), paired(large, small, ratio=False)
+        assert ratio is not None
+        assert raw is not None
+        assert (ratio.significant, raw.significant) == (True, False)
+
+    def test_ends_beyond_all_numbers(self) -> None:
+        pair = paired(seeded([1e-150, 1e150]), seeded([1.0, 1.0]))
+        assert pair is not None
+        assert pair.interval == (0.0, math.inf)
 
     def test_one_seed_has_no_interval(self) -> None:
         pair = paired({0: 3.0}, {0: 1.0})
         assert pair is not None
-        assert pair.difference == 2.0
+        assert pair.difference == pytest.approx(3.0)
         assert math.isnan(pair.p)
         assert all(map(math.isnan, pair.interval))
         assert not pair.significant
@@ -167,24 +211,37 @@ class TestPaired:
         nothing, two = paired(seeded(GOOD), seeded(GOOD)), paired(seeded([3, 4, 5]), seeded([1, 2, 3]))
         assert nothing is not None
         assert two is not None
-        assert (nothing.interval, nothing.p, nothing.significant) == ((0, 0), 1, False)
-        assert (two.interval, two.p, two.significant) == ((2, 2), 0, True)
+        assert (nothing.interval, nothing.p, nothing.significant) == ((1, 1), 1, False)
+        assert two.significant
+        raw = paired(seeded([3, 4, 5]), seeded([1, 2, 3]), ratio=False)
+        assert raw is not None
+        assert (raw.interval, raw.p, raw.significant) == ((2, 2), 0, True)
 
     @given(ROWS)
     def test_swapping_mirrors_exactly(self, both: tuple[list[float], list[float]]) -> None:
-        one, other = (paired(seeded(a), seeded(b)) for a, b in (both, both[::-1]))
+        one, other = (paired(seeded(a), seeded(b), ratio=False) for a, b in (both, both[::-1]))
         assert one is not None
         assert other is not None
         assert one.interval == tuple(-end for end in reversed(other.interval))
         assert (one.p, one.significant) == (other.p, other.significant)
+
+    @given(both(POSITIVE))
+    def test_swapping_inverts_ratios(self, both: tuple[list[float], list[float]]) -> None:
+        one, other = (paired(seeded(a), seeded(b)) for a, b in (both, both[::-1]))
+        assert one is not None
+        assert other is not None
+        for end, mirrored in zip(one.interval, reversed(other.interval), strict=True):
+            assert end * mirrored == pytest.approx(1)
+        assert (one.ratio, one.p, one.significant) == (True, other.p, other.significant)
 
     @given(ROWS)
     def test_significant_is_p_below_the_level(self, both: tuple[list[float], list[float]]) -> None:
         pair = paired(*map(seeded, both))
         assert pair is not None
         assert pair.significant == (pair.p < 0.05) or pair.p == pytest.approx(0.05, abs=1e-6)
-        assert pair.interval[0] <= pair.difference + 1e-6
-        assert pair.difference <= pair.interval[1] + 1e-6
+        slack = 1e-6 + 1e-9 * abs(pair.difference)
+        assert pair.interval[0] <= pair.difference + slack
+        assert pair.difference <= pair.interval[1] + slack
 
     @given(ROWS, st.randoms(use_true_random=False))
     def test_order_of_seeds_is_irrelevant(self, both: tuple[list[float], list[float]], rng: random.Random) -> None:
@@ -194,21 +251,37 @@ class TestPaired:
         assert paired({key: a[key] for key in keys}, b) == paired(a, b)
 
     @staticmethod
-    def share(n: int, shift: float, counts: Callable[[Paired], bool], trials: int = 600) -> float:
-        """How often normal differences count as something."""
-        draws = np.random.default_rng(n).normal(shift, 1, (trials, n))
-        found = [paired(seeded(draw), dict.fromkeys(range(n), 0.0), resamples=2000) for draw in draws]
-        return sum(pair is not None and counts(pair) for pair in found) / trials
+    def share(n: int, shift: float, counts: Callable[[Paired], bool], trials: int = 600, *, logs: float = 0.0) -> float:
+        """How often differences count as something: normal ones, or of log-normal values with this deviation."""
+        random = np.random.default_rng(n)
+        left, right = random.normal(shift, 1, (trials, n)), np.zeros((trials, n))
+        if logs:  # every seed has a part of its own, which both variants share
+            left, right = np.exp(logs * (random.normal(size=(2, trials, n)) + random.normal(size=(trials, n))))
+            left = left * math.exp(shift)
+        every = zip(left, right, strict=True)
+        found = [paired(seeded(one), seeded(other), resamples=2000) for one, other in every]
+        return sum(pair is not None and pair.ratio == bool(logs) and counts(pair) for pair in found) / trials
 
+    @pytest.mark.parametrize("logs", [0.0, 1.0])
     @pytest.mark.parametrize("n", [2, 3, 5, 10])
-    def test_chance_is_called_significant_once_in_twenty_at_most(self, n: int) -> None:
-        assert self.share(n, 0.0, lambda pair: pair.significant) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 600)
+    def test_chance_is_called_significant_once_in_twenty_at_most(self, n: int, logs: float) -> None:
+        assert self.share(n, 0.0, lambda pair: pair.significant, logs=logs) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 600)
+
+    @pytest.mark.parametrize("n", [2, 3, 5])
+    def test_chance_beside_zero_too(self, n: int) -> None:
+        """Where chance decides whether logarithms are compared."""
+        draws = np.random.default_rng(n).normal(0.8, 1, (600, 2, n))
+        found = [paired(*map(seeded, draw)) for draw in draws]
+        assert 0 < sum(pair is not None and pair.ratio for pair in found) < 600
+        chance = sum(pair is not None and pair.significant for pair in found) / 600
+        assert chance <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 600)
 
     def test_bootstrap_alone_would_call_three_seeds_significant_too_often(self) -> None:
         assert self.share(3, 0.0, lambda pair: pair.low > 0 or pair.high < 0) == pytest.approx(0.25, abs=0.06)
 
     def test_large_differences_are_found(self) -> None:
         assert self.share(5, 3.0, lambda pair: pair.significant, 200) > 0.95
+        assert self.share(3, math.log(100), lambda pair: pair.significant, 200, logs=0.4) > 0.95
 
 
 class TestDiverged:
@@ -235,14 +308,18 @@ class TestDiverged:
             pair = compare(one, other, higher)
             assert pair is not None
             assert pair.significant == worse
-            assert not worse or math.copysign(1, pair.difference) == side * sign
+            assert not worse or pair.larger == (side * sign > 0)
 
 
 BETTER = [
-    (GOOD, BAD, "agrees", "difference -2.03, 95 % interval"),
-    (BAD, GOOD, "disagrees", "difference 2.03, 95 % interval"),
+    (GOOD, BAD, "agrees", "ratio 0.329 (95 % interval 0.289 to 0.375)"),
+    (BAD, GOOD, "disagrees", "ratio 3.04 (95 % interval 2.67 to 3.46)"),
     (NOISY, GOOD, "inconclusive", "so that it may be chance"),
-    (GOOD, GOOD, "inconclusive", "difference 0, 95 % interval 0 to 0"),
+    (GOOD, GOOD, "inconclusive", "ratio 1.00 (95 % interval 1.00 to 1.00), so that it may be chance"),
+    ([-0.1, 0.1, 0.0], BAD, "agrees", "difference -3.03 (95 % interval -3.32 to -2.75)"),
+    (BAD, [-0.1, 0.1, 0.0], "disagrees", "difference 3.03 (95 % interval"),
+    ([0.0, 0.1, 0.2], [-0.1, 0.1, 0.0], "inconclusive", "difference 0.100 (95 % interval"),
+    ([50.0, 170.0, 98.0], [0.9, 0.85, 0.935], "disagrees", "ratio 105 (95 % interval"),
     ([1.0], [3.0], "inconclusive", "a 1.00, b 3.00 (1 seed): one seed alone does not tell a difference from chance"),
     (GOOD, [NAN, NAN, NAN], "agrees", "b 3 of 3 diverged (3 seeds); diverged runs count as the worst"),
     ([NAN, NAN, NAN], GOOD, "disagrees", "a 3 of 3 diverged"),
@@ -276,7 +353,7 @@ class TestBetter:
             "DuMo Fig. 3",
             "agrees",
             "MeanFlow rho=0.8 2.20 +- 0.20, MeanFlow rho=0 10.5 +- 0.5 (3 seeds); "
-            "difference -8.30, 95 % interval -9.05 to -7.55",
+            "ratio 0.209 (95 % interval 0.188 to 0.233)",
         )
 
     def test_best_of_several_points_is_meant_and_told(self) -> None:
@@ -332,6 +409,11 @@ class TestNoWorse:
             (BAD, GOOD, "disagrees"),
             (NOISY, GOOD, "inconclusive"),
             ([1.09, 1.22, 0.98], GOOD, "inconclusive"),  # about a tenth worse
+            ([1.0, 1.1, 0.85], [1.0, 1.1, -0.1], "inconclusive"),
+            ([1.0, 1.1, -0.1], [1.0, 1.1, -0.1], "agrees"),
+            ([2.0, 2.1, 0.9], [1.0, 1.1, -0.1], "disagrees"),
+            ([1.02, 1.12, -0.08], [0.0, 0.0, 3.0], "inconclusive"),
+            ([1.0, 1.1, -0.1], [NAN] * 3, "agrees"),
             ([1.0], [1.0], "inconclusive"),
             (GOOD, [NAN] * 3, "agrees"),
             ([GONE] * 3, GOOD, "disagrees"),
@@ -343,13 +425,25 @@ class TestNoWorse:
     def test_verdict(self, left: list[Outcome], right: list[Outcome], answer: str) -> None:
         assert verdict({"kind": "no_worse", **AB}, made({"a": left, "b": right})).verdict == answer
 
-    @pytest.mark.parametrize(("margin", "answer"), [(0.1, "disagrees"), (0.5, "agrees"), (0.2, "inconclusive")])
+    @pytest.mark.parametrize(("margin", "answer"), [(0.1, "disagrees"), (0.5, "agrees"), (0.25, "inconclusive")])
     def test_margin_and_direction(self, margin: float, answer: str) -> None:
         results = made({"a": [7.9, 8.0, 8.1], "b": [10.0, 10.0, 10.0]}, higher=True)
         found = verdict({"kind": "no_worse", "margin": margin, **AB}, results)
         assert found.verdict == answer
-        assert f"{10 * margin:.2f} worse is allowed" in found.measured
+        assert found.measured.endswith(f"; a ratio down to {digits(1 / (1 + margin))} is allowed")
         assert "chance" not in found.measured
+
+    def test_words(self) -> None:
+        claim = {"kind": "no_worse", **AB}
+        assert "; a ratio up to 1.10 is allowed" in verdict(claim, made({"a": GOOD, "b": GOOD})).measured
+        assert "; 0.100 worse is allowed" in verdict(claim, made({"a": [-1, 0, 1.0], "b": GOOD})).measured
+
+    def test_a_margin_decides_no_kind_of_comparison(self) -> None:
+        """Right's values would all be above zero with what is allowed."""
+        claim = {"kind": "no_worse", "margin": 0.5, **AB}
+        found = verdict(claim, made({"a": [1.0, 1.1, 0.9], "b": [2.0, 2.1, -0.1]}))
+        assert "difference" in found.measured
+        assert found.measured.endswith("; 0.667 worse is allowed")
 
 
 RHO = ("mf rho=0.0", "mf rho=0.25", "mf rho=0.5", "mf rho=0.8", "mf rho=1.0")
@@ -394,9 +488,10 @@ class TestBestAt:
         assert "so that it may be chance; the best of 29 points" in found.measured
         assert verdict({"kind": "better", "left": "a", "right": "mf"}, many).verdict == "inconclusive"
 
-    def test_equal_points_are_rarely_told_apart(self) -> None:
+    @pytest.mark.parametrize("law", [np.array, np.exp])
+    def test_equal_points_are_rarely_told_apart(self, law: Callable[[np.ndarray], np.ndarray]) -> None:
         """Best of one against best of eight, which are all the same."""
-        draws, answers = np.random.default_rng(0).normal(size=(300, 9, 5)), list[tuple[int, int]]()
+        draws, answers = law(np.random.default_rng(0).normal(size=(300, 9, 5))), list[tuple[int, int]]()
         for draw in draws:
             samples = [Sample(Variant(str(i), "g", ""), seeded(row)) for i, row in enumerate(draw)]
             right = best(samples[1:], higher=False)
@@ -479,11 +574,11 @@ class TestRatio:
                 [3.0, 3.3, 2.7],
                 GOOD,
                 "agrees",
-                "ratio of geometric means 3.00, 95 % interval 3.00 to 3.00; claimed: 2.5 to 3.5",
+                "ratio 3.00 (95 % interval 3.00 to 3.00); claimed: 2.5 to 3.5",
             ),
-            (GOOD, GOOD, "disagrees", "geometric means 1.00"),
-            ([9.0, 9.1, 9.2], GOOD, "disagrees", "geometric means 9.13"),
-            ([3.0, 9.0, 1.0], GOOD, "inconclusive", "geometric means 3.01"),
+            (GOOD, GOOD, "disagrees", "ratio 1.00 ("),
+            ([9.0, 9.1, 9.2], GOOD, "disagrees", "ratio 9.13 ("),
+            ([3.0, 9.0, 1.0], GOOD, "inconclusive", "ratio 3.01 ("),
             ([2.5, 2.8, 2.2], GOOD, "inconclusive", "claimed"),
             ([3.0], [1.0], "inconclusive", "one seed alone"),
             ([3.0, NAN, 3.0], GOOD, "inconclusive", "a ratio needs finite values above zero"),
@@ -529,7 +624,7 @@ class TestOrder:
     def test_one_reversed_pair_is_enough(self) -> None:
         found = verdict({"kind": "order", "variants": ["a", "b", "c"]}, made({"a": NOISY, "b": BAD, "c": GOOD}))
         assert found.verdict == "disagrees"
-        assert "so that it may be chance; difference 2.03" in found.measured
+        assert "so that it may be chance; ratio 3.04" in found.measured
 
 
 class TestEveryKind:
@@ -688,6 +783,17 @@ class TestWords:
     def test_plus_minus(self, values: list[float], told: str) -> None:
         assert plus_minus(record(0.0, factor=1.0), summary(values)) == told
 
+    def test_gap(self) -> None:
+        pair = Paired(-0.0081, -0.0099, -0.006, -0.0098, -0.0062, 0.01, 3)
+        assert gap(record(0.0), pair) == "difference -8.10 (95 % interval -9.90 to -6.00)"
+        assert gap(record(0.0), replace(pair, n=1)) == "difference -8.10 (one seed)"
+        ratio = Paired(3.1, 2.2, 4.3, 2.3, 4.4, 0.01, 3, ratio=True)
+        assert gap(record(0.0), ratio) == "ratio 3.10 (95 % interval 2.20 to 4.40)"
+
+    def test_an_end_beside_one_does_not_seem_to_be_one(self) -> None:
+        told = apart(record(0.0), Paired(1.0, 0.99963, 1.0041, 0.9999, 1.002, 0.9, 3, ratio=True))
+        assert told == ("1.00", "0.9996", "1.004")
+
     def test_count(self) -> None:
         assert (count(1_024_000.0), count(7 / 3), count(0)) == ("1,024,000", "2.33", "0")
 
@@ -770,8 +876,9 @@ class TestMarkdown:
             "| dumo | 5.25 +- 0.35, 1 of 3 diverged |",
             "| fm | 9.00 † |",
             "| real data | -0.0100 |",
-            "### Differences to MeanFlow rho=0.8",
-            "| fm | 6.95 (one seed) |",
+            f"{LEGEND}\n\n### Against MeanFlow rho=0.8\n\n| variant | 1000 x MMD^2, 1 NFE: ratio to baseline |",
+            "| dumo | **2.59 (1.21 to 5.55)** |",
+            "| fm | 4.39 (one seed) |",
             "| dumo | 100 | 6,400 | 19,200 | 3.00 |",
             f"- dumo, seed 2: {GONE} (`runs/2`)",
             "- fm, seed 1: out of memory",
@@ -782,7 +889,22 @@ class TestMarkdown:
         assert "nan" not in page
 
     def test_baseline_that_is_a_group_is_named(self) -> None:
-        assert "### Differences to MeanFlow rho=0.5" in markdown(made(SCORES, baseline="mf"))
+        assert "### Against MeanFlow rho=0.5" in markdown(made(SCORES, baseline="mf"))
+
+    def test_differences_among_ratios_say_what_they_are(self) -> None:
+        scores: dict[str, Sequence[Outcome]] = {"a": GOOD, "b": BAD, "c": [-0.1, 0.0, 0.1]}
+        page = markdown(made(scores, baseline="a"))
+        assert "1 NFE: ratio to baseline" in page
+        assert "| b | **3.04 (2.67 to 3.46)** |" in page
+        assert "| c | **difference -1.00 (" in page
+        page = markdown(made({name: scores[name] for name in ("b", "c")}, baseline="c"))
+        assert "1 NFE: difference to baseline" in page
+        assert "| b | **3.03 (" in page
+
+    def test_the_legend_tells_how_to_read_marks(self) -> None:
+        for words in ("ratio of their geometric means", "bootstrap", "Student's t", "fewer diverged", "of twenty"):
+            assert words in LEGEND
+        assert "*" not in LEGEND  # plain words: pages show them as well
 
     def test_grid(self) -> None:
         grid = {f"g a={a} b={b}": [float(a * b)] * 2 for a in (1, 2) for b in (1, 3)} | {"g a=2 b=5": [None, GONE]}

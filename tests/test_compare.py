@@ -1,21 +1,27 @@
 """Studies: equal budgets that are equal, runs that are kept, resumed, shared, and told when they fail."""
 
 import json
+import multiprocessing
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from genobj.cli.main import run as genobj
+from genobj.cli.resolve import resolve
 from genobj.composer import Loss
 from genobj.run import Stopped
-from genobj.studies import conduct
+from genobj.studies import conduct, worker
+from genobj.studies.claims import Claim, judge
 from genobj.studies.conduct import Conductor
 from genobj.studies.crew import Board, Crew
 from genobj.studies.plan import rows
@@ -202,7 +208,7 @@ def test_what_needs_a_failed_task_fails_with_it(tmp_path):
     first = board.take()
     assert first == 0
     assert board.take() is None
-    assert board.end(0, "it broke") == [1]
+    assert board.end(0, "it broke") == [0, 1]
     assert board.errors == {0: "it broke", 1: "what it starts from: it broke"}
 
 
@@ -254,6 +260,100 @@ def test_processes_give_the_same_and_one_that_dies_takes_one_run_with_it(tmp_pat
     assert same(together.run(Watch()), alone)  # the other two were done by the processes, the third one here
 
 
+def test_one_run_may_be_scored_in_several_ways(tmp_path):
+    variants = "[variants.few]\n[variants.many]\nsettings.evaluation.count = 128\n"
+    watch = Watch()
+    found = conductor(tmp_path, f"{BASE}\nbudget.amount = 6\n{variants}", "seeds=[0]").run(watch)
+    few, many = found.cells
+    assert (few.state, many.state) == ("done", "done")
+    assert few.folder == many.folder
+    assert (few.records[0].n, many.records[0].n) == (64, 128)
+    claim = {"kind": "better", "says": "more", "metric": "sliced_w2", "left": "few", "right": "many"}
+    (judged,) = judge(TypeAdapter(tuple[Claim, ...]).validate_python([claim]), found)
+    assert judged.verdict == "inconclusive"
+    assert "samples is 64 in one and 128 in the other" in judged.measured
+
+
+def test_a_changed_plugin_is_another_run(tmp_path):
+    plugin = tmp_path / "p.py"
+    plugin.write_text("# one\n")
+    study = f"{BASE}\nbudget.amount = 6\nsettings.plugins = ['{plugin}']"
+    (one,) = conductor(tmp_path, study, "seeds=[0]").jobs()
+    plugin.write_text("# two\n")
+    (two,) = conductor(tmp_path, study, "seeds=[0]").jobs()
+    assert one.folder != two.folder
+
+
+def test_two_studies_that_need_the_same_run_train_it_once(tmp_path, monkeypatch):
+    """The second one waits for the first, then finds what was done."""
+    monkeypatch.setattr(worker, "PATIENCE", 0.01)
+    (job,) = conductor(tmp_path, f"{BASE}\nbudget.amount = 6", "seeds=[0]").jobs()
+    inside, counted = threading.Event(), list[int]()
+
+    def first(step: int) -> None:
+        counted.append(step)
+        inside.set()
+
+    threads = [threading.Thread(target=worker.ensure, args=(Task(job), None, first)) for _ in range(2)]
+    threads[0].start()
+    assert inside.wait(30)
+    threads[1].start()
+    for thread in threads:
+        thread.join(60)
+    assert counted == [1, 2, 3, 4, 5, 6]
+    assert job.scores.exists()
+
+
+def test_a_parent_that_is_gone_does_not_keep_a_run_from_being_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "TOLD", 0.0)
+    (job,) = conductor(tmp_path, f"{BASE}\nbudget.amount = 6", "seeds=[0]").jobs()
+    here, there = multiprocessing.Pipe()
+    here.close()
+    assert worker._done(Task(job), None, there).kind == "done"
+
+
+def test_devices_are_checked_before_anything_is_trained(tmp_path, capsys):
+    (tmp_path / "s.toml").write_text(BASE)
+    asked = ["compare", str(tmp_path / "s.toml"), "--out", str(tmp_path / "o"), "--runs", str(tmp_path / "r")]
+    assert genobj([*asked, "--devices", "gpu0"]) == 2
+    assert "there is no device 'gpu0' here; there is cpu" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_recipes_are_compared_without_a_file(tmp_path, capsys):
+    asked = ["compare", "dumo-moons", "meanflow-moons", "fm-moons", "--out", str(tmp_path / "o"), "--dry-run"]
+    assert genobj([*asked, "budget.kind=passes", "budget.amount=768000"]) == 0
+    told = capsys.readouterr().out
+    assert "equal passes: 768,000" in told
+    assert [line.split()[1] for line in told.splitlines()[1:4]] == ["1,000", "2,000", "3,000"]
+    assert genobj(["compare", "dumo-moons", "dumo-moons"]) == 2
+    assert "stands there twice" in capsys.readouterr().err
+    assert genobj(["compare", "seeds=[0]"]) == 2
+    assert "name a study's file, or recipes" in capsys.readouterr().err
+
+
+def test_a_study_whose_runs_all_fail_ends_with_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("genobj.cli.studying._devices", lambda *_: [])
+    wild = "settings.optim.lr = 1e30\nsettings.train.patience = 2\nbudget.amount = 12"
+    (tmp_path / "s.toml").write_text(f"{BASE}\n{wild}")
+    asked = ["compare", str(tmp_path / "s.toml"), "--out", str(tmp_path / "o"), "--runs", str(tmp_path / "r")]
+    assert genobj([*asked, "seeds=[0]"]) == 1
+    assert "not finite" in " ".join(capsys.readouterr().out.split())
+
+
+def test_every_row_tells_a_command_that_trains_it(tmp_path):
+    alone = "[variants.cm]\nreplace=['objectives','heads']\nsettings.objectives.cm.head='u'"
+    found = conductor(tmp_path, f"{BASE}\nbudget.amount = 6\n{TWO}\n{alone}").run(Watch())
+    for variant in found.variants:
+        words = shlex.split(variant.command)
+        assert words[:3] == ["genobj", "train", "-r"]
+        overrides = words[4:-2] if "--seed" in words else []
+        experiment, _ = resolve(words[3], seed=0, overrides=overrides)
+        made = next(cell for cell in found.cells if (cell.variant, cell.seed) == (variant.name, 0))
+        assert Path(made.folder).name.endswith(experiment.run_name().rpartition("-")[2])
+    assert "-r meanflow-moons" in found.variant("meanflow").command
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_command_that_is_stopped_loses_nothing_but_steps_since_the_last_checkpoint(tmp_path, number):
@@ -272,10 +372,10 @@ def test_a_command_that_is_stopped_loses_nothing_but_steps_since_the_last_checkp
         process.send_signal(number)
     assert process.wait(60) == {signal.SIGKILL: -9, signal.SIGTERM: 75, signal.SIGINT: 75}[number]
     deadline = time.monotonic() + 60
-    while not all(folder.joinpath("requeue").exists() for folder in cells.iterdir()):
+    while not all(folder.joinpath("requeue").exists() for folder in cells.glob("*-moons-*")):
         assert time.monotonic() < deadline, "a process did not save"
         time.sleep(0.2)
-    reached = {folder.name: steps(folder)[-1] for folder in cells.iterdir()}
+    reached = {folder.name: steps(folder)[-1] for folder in cells.glob("*-moons-*")}
     assert all(0 < step < 3000 for step in reached.values())
     assert subprocess.run(command, cwd=tmp_path).returncode == 0
     whole = load(tmp_path / "s.toml", None, ["seeds=[0]"])
@@ -330,7 +430,9 @@ def test_axes_are_crossed_and_named(tmp_path):
         ("[variants.a]\nsettings.optim.lrr = 1", r"variant a: optim: unknown key 'lrr'. Did you mean 'lr'"),
         ("[variants.a]\nrecipe = 'dumo-moon'", r"variant a: unknown recipe 'dumo-moon'. Did you mean 'dumo-moons'"),
         ("[variants.a]\nstart = 'b'", r"variants.a.start: there is no variant 'b'"),
-        ("[variants.a]\nstart = 'a'", r"'a' is not one run"),
+        ("[variants.a]\nstart = 'a'", r"'a' has axes or starts from another"),
+        ("[variants.a]\n[variants.b]\nstart='a'\n[variants.c]\nstart='b'", r"variants.c.start: 'b' has axes or starts"),
+        ("[variants.a]\n[variants.b]\nsettings.train.compile=true", r"a and b differ in train.compile only"),
         ("baseline = 'fm'\n[variants.a]", r"baseline: there is no variant 'fm'"),
         ("[variants.a.axes.x]\nvalues = ['q']\ncomplement = ['optim.lr']", r"takes 1 - value, and 'q' is no number"),
         ("[variants.a.axes.x]\nvalues = []", r"values"),
@@ -338,6 +440,8 @@ def test_axes_are_crossed_and_named(tmp_path):
         ("varants = 1", r"unknown key 'varants'. Did you mean 'variants'"),
         ("scales = 3", r"scales holds tables"),
         ("rounds = 0", r"rounds"),
+        ("budget = { kind = 'steps' }", r"budget.amount"),
+        ("optim.lr = 1", r"optim is a setting of the runs; type settings.optim"),
     ],
 )
 def test_mistakes_are_told_in_a_line(tmp_path, capsys, wrong, told):
@@ -364,7 +468,7 @@ def test_the_command_from_file_to_report(tmp_path, capsys, monkeypatch):
     assert "DuMo is better (us)" in told
     folder = tmp_path / "runs" / "studies" / "tiny"
     assert {"report.html", "results.json", "table.md", "study.toml"} <= {path.name for path in folder.iterdir()}
-    assert len(list((tmp_path / "runs" / "cells").iterdir())) == 4
+    assert len(list((tmp_path / "runs" / "cells").glob("*-moons-*"))) == 4
     monkeypatch.setattr("genobj.studies.worker.Run", None)
     assert genobj(["compare", "s.toml"]) == 0
     assert "4 of them done before" in capsys.readouterr().out

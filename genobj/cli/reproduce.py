@@ -31,7 +31,7 @@ def command(
     if name not in shipped():
         hint = f"{did_you_mean(name, shipped())} Shipped studies: {', '.join(shipped())}."
         raise UnknownStudy(f"unknown study {name!r}.{hint} A file of your own: genobj compare FILE")
-    start("reproduce", name, scale, overrides, Asked(out, runs, jobs, devices, dry_run, retry, browse))
+    start("reproduce", [name], scale, overrides or [], Asked(out, runs, jobs, devices, [], dry_run, retry, browse))
 
 
 def _listed() -> None:

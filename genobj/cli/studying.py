@@ -38,7 +38,7 @@ Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at the same time [di
 Devices = Annotated[
     str | None, typer.Option(metavar="cuda:0,cuda:1", help="Devices to share the runs out to; one process each.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the runs and what each may spend; run nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the runs and what each may spend; train nothing.")]
 Retry = Annotated[bool, typer.Option("--retry", help="Try runs again that diverged.")]
 Open = Annotated[bool, typer.Option("--open", help="Open the report in the browser.")]
 
@@ -54,41 +54,57 @@ class Asked(NamedTuple):
     runs: Path | None
     jobs: int | None
     devices: str | None
+    plugins: list[str]
     dry_run: bool
     retry: bool
     browse: bool
 
 
-def start(verb: str, name: str, scale: str | None, overrides: list[str] | None, asked: Asked) -> None:
+def start(verb: str, names: list[str], scale: str | None, overrides: list[str], asked: Asked) -> None:
     """Run what is left of a study, print its table and verdicts, write its report."""
-    from genobj.studies.study import find, load, scales
+    from genobj.config.load import fingerprint, recipe_names
+    from genobj.studies.study import find, load, of_recipes, scales
 
-    path = find(name)
-    sizes = scales(path)
-    chosen = scale or (sizes[0] if sizes else None)
-    study = load(path, chosen, overrides)
+    if len(names) == 1 and names[0] not in recipe_names():
+        path = find(names[0])
+        sizes = scales(path)
+        chosen = scale or (sizes[0] if sizes else None)
+        study = load(path, chosen, overrides, asked.plugins)
+    elif scale is None:
+        chosen, study = None, of_recipes(names, overrides, asked.plugins)
+    else:
+        raise ValueError(f"--scale {scale}: recipes have one size; leave it out")
     flags = {"--scale": scale, "--out": asked.out, "--runs": asked.runs, "--devices": asked.devices}
     told = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
-    again = " ".join(["genobj", verb, name, *told, *map(shlex.quote, overrides or [])])
-    conduct(study, chosen or "", again, asked)
+    told += [f"--plugin {shlex.quote(file)}" for file in asked.plugins]
+    again = " ".join(["genobj", verb, *map(shlex.quote, names), *told, *map(shlex.quote, overrides)])
+    place = [study.name, *([chosen] if chosen else [])]
+    if overrides:  # the results of another size are not replaced
+        place.append(fingerprint({"changes": overrides})[:4])
+    conduct(study, chosen or "", "-".join(place), again, asked)
 
 
-def conduct(study: "Study", scale: str, again: str, asked: Asked) -> None:
-    """Run what is left. again: the command that goes on after a stop."""
+def conduct(study: "Study", scale: str, place: str, again: str, asked: Asked) -> None:
+    """Run what is left. place: name of its folder; again: the command that goes on after a stop."""
     from genobj.studies.conduct import CELLS, STUDIES, Conductor
     from genobj.studies.plan import rows
 
     if study.measure == "cost":
         return bill(study, rows(study))
-    name = f"{study.name}-{scale}" if scale else study.name
-    conductor = Conductor(study, asked.out or STUDIES / name, asked.runs or CELLS, scale=scale, show=console.print)
+    conductor = Conductor(study, asked.out or STUDIES / place, asked.runs or CELLS, scale=scale)
     conductor.devices = _devices(conductor, asked.jobs, asked.devices)
     if asked.dry_run:
         return plan(conductor)
-    if asked.retry and study.measure == "scores" and (tried := conductor.again()):
-        console.print(f"{tried} runs that diverged are tried again")
+    if study.measure == "scores":
+        if study.budget is not None and study.budget.kind == "seconds":
+            with console.status("measuring speeds, in turn"):
+                conductor.jobs()
+        if asked.retry and (tried := conductor.again()):
+            console.print(f"{tried} runs that diverged are tried again")
     results = _run(conductor, again)
     tell(results, conductor.folder, browse=asked.browse)
+    if all(cell.state == "failed" for cell in results.cells):
+        raise typer.Exit(1)
 
 
 def _devices(conductor: "Conductor", jobs: int | None, devices: str | None) -> list[str | None]:
@@ -97,17 +113,18 @@ def _devices(conductor: "Conductor", jobs: int | None, devices: str | None) -> l
 
     from genobj.training.distributed import SMALL
 
-    budget = conductor.study.budget
+    budget, have = conductor.study.budget, torch.cuda.device_count()
+    named: list[str | None] = [f"cuda:{i}" for i in range(have)]
     if devices is not None:
         named = [name.strip() for name in devices.split(",")]
-        if not all(named):
-            raise ValueError(f"--devices {devices!r} has an empty name; type them as in --devices cuda:0,cuda:1")
-        return [*named] * (jobs or 1)
-    if torch.cuda.is_available():
-        return [f"cuda:{i}" for i in range(torch.cuda.device_count())] * (jobs or 1)
+        known = {"cpu", "cuda", *(f"cuda:{i}" for i in range(have))} if have else {"cpu"}
+        if wrong := [name for name in named if name not in known]:
+            raise ValueError(f"--devices: there is no device {wrong[0]!r} here; there is {', '.join(sorted(known))}")
+    if named:
+        return [named[i % len(named)] for i in range(jobs or len(named))]
     timed = budget is not None and budget.kind == "seconds"
     small = all(sum(row.counted.parameters.values()) < SMALL for row in conductor.rows)
-    return [None] * (jobs or (1 if timed or not small else os.cpu_count() or 1))
+    return [None] * (jobs or (1 if timed or not small else len(os.sched_getaffinity(0))))
 
 
 def _run(conductor: "Conductor", again: str) -> "Results":
@@ -118,8 +135,8 @@ def _run(conductor: "Conductor", again: str) -> "Results":
     if study.measure == "speed":
         with console.status("timing"):
             return conductor.run(Bars([]))
-    jobs = {job.folder: job for job in conductor.jobs()}
-    left = [job for job in jobs.values() if not job.scores.exists() and not job.failure.exists()]
+    jobs = {job.folder for job in conductor.jobs()}
+    left = list({job.folder: job for job in conductor.left()}.values())
     kept = f", {len(jobs) - len(left)} of them done before" if len(left) < len(jobs) else ""
     console.print(f"[bold]{study.title or study.name}[/bold]")
     console.print(f"{len(conductor.rows)} variants, seeds {', '.join(map(str, study.seeds))}: {len(jobs)} runs{kept}")
@@ -203,25 +220,25 @@ def plan(conductor: "Conductor") -> None:
     study = conductor.study
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("variant", "steps", "samples", "passes each", "passes in all", "parameters", "runs left"):
-        table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=heading == "variant")
-    if study.measure == "speed":
-        console.print(f"{study.rounds} interleaved rounds of each; nothing is trained")
-    jobs = [] if study.measure == "speed" else conductor.jobs()
+        table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
+    timed = study.budget is not None and study.budget.kind == "seconds"
+    jobs = [] if timed or study.measure == "speed" else conductor.jobs()
     for row in conductor.rows:
         mine = [job for job in jobs if job.variant == row.name]
-        train = (mine[0].experiment if mine else row.experiment).train
-        seen, size = train.steps * train.batch, sum(row.counted.parameters.values())
-        left = sum(not job.scores.exists() for job in mine)
-        cells = [
-            f"{train.steps:,}",
-            f"{seen:,}",
-            f"{row.passes:g}",
-            f"{seen * row.passes:,.0f}",
-            f"{size:,}",
-            str(left),
-        ]
-        table.add_row(escape(row.name), *cells)
-    console.print(table)
+        size = sum(row.counted.parameters.values())
+        told = ["", "", f"{row.passes:g}", "", f"{size:,}", ""]
+        if mine:
+            train = mine[0].experiment.train
+            seen, left = train.steps * train.batch, sum(job in conductor.left() for job in mine)
+            diverged = sum(job.failure.exists() for job in mine)
+            told[0], told[1], told[3] = f"{train.steps:,}", f"{seen:,}", f"{seen * row.passes:,.0f}"
+            told[5] = f"{left}" + (f", {diverged} diverged" if diverged else "")
+        table.add_row(escape(row.name), *told)
+    console.print(table, width=None if console.is_terminal else WIDE, crop=False)
+    if study.measure == "speed":
+        return console.print(f"{study.rounds} interleaved rounds of each; nothing is trained")
+    if timed:
+        console.print("steps follow from speeds, which are measured when it is run")
     if study.budget is not None:
         console.print(f"equal {study.budget.kind}: {study.budget.amount:,g}; seeds {', '.join(map(str, study.seeds))}")
 

@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+from torch import Tensor
+
 from genobj.data.base import Batch
 from genobj.metrics.base import Metric
 from genobj.metrics.pairwise import clouds, two_sample
@@ -19,4 +21,8 @@ class Energy(Metric):
 
     def __call__(self, samples: Batch, reference: Batch, seed: int) -> float:
         """The distance between all samples and the whole reference, in the units of the data."""
-        return two_sample(*clouds(samples, reference), lambda squared: squared.sqrt().neg_(), self.biased)
+        return two_sample(*clouds(samples, reference), _negative_root, self.biased)
+
+
+def _negative_root(squared: Tensor) -> Tensor:
+    return squared.sqrt().neg_()

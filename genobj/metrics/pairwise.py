@@ -32,7 +32,7 @@ def clouds(samples: Batch, reference: Batch) -> tuple[Cloud, Other]:
 def two_sample(x: Cloud, y: Other, kernel: Kernel, biased: bool) -> float:
     """mean k(X, X) + mean k(Y, Y) - 2 mean k(X, Y); unbiased: without the pairs of a point with itself."""
     between = _sum(x, y, kernel) / (len(x) * len(y))
-    return _within(x, kernel, biased) + _known(y, y._version, kernel, biased) - 2 * between
+    return _within(x, kernel, biased) + _known(y, 0 if y.is_inference() else y._version, kernel, biased) - 2 * between
 
 
 def squared_distances(a: Cloud, b: Other) -> Float[Tensor, "n m"]:

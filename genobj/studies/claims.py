@@ -18,10 +18,9 @@ from genobj.config.base import Config
 from genobj.registry import did_you_mean
 from genobj.studies.evidence import Evidence, Pick, Unknown
 from genobj.studies.results import Results, Value, Variant, Verdict
-from genobj.studies.samples import Sample, best
+from genobj.studies.samples import Sample, best, compare
 from genobj.studies.selectors import Groups, Selector, Which, same
-from genobj.studies.statistics import paired
-from genobj.studies.words import digits, number, place
+from genobj.studies.words import gap, number, place
 
 Decision = Literal["agrees", "disagrees", "inconclusive"]
 ANSWERS: dict[int, Decision] = {1: "agrees", 0: "inconclusive", -1: "disagrees"}
@@ -95,19 +94,20 @@ class Better(Pair):
 
 
 class NoWorse(Pair):
-    """Left is not worse than right by more than a margin: the whole interval has to lie on one side of the margin."""
+    """Left is not worse than right by more than a margin: the whole interval has to lie on one side of the margin.
+
+    Their ratio may be 1 + margin, or 1 / (1 + margin) where higher is better. Where a value is not above zero, their
+    difference may be margin times right's mean.
+    """
 
     kind: Literal["no_worse"] = "no_worse"
     """Kind of the claim."""
     margin: Annotated[float, Field(gt=0)] = 0.1
-    """What left may be worse by, as a share of right's mean."""
+    """What left may be worse by, as a share of right."""
 
     def settle(self, evidence: Evidence, left: Pick, right: Pick) -> tuple[int, str]:
         """By the interval; diverged runs are beyond every margin."""
-        found = right.sample.summary
-        allowed = self.margin * abs(found.mean) if found.n else 0.0
-        won, told = evidence.duel(left, right, allowed)
-        return won, f"{told}; {number(evidence.record, allowed)} worse is allowed"
+        return evidence.duel(left, right, self.margin)
 
 
 class Ratio(Pair):
@@ -129,18 +129,17 @@ class Ratio(Pair):
         return self
 
     def settle(self, evidence: Evidence, left: Pick, right: Pick) -> tuple[int, str]:
-        """By differences of logarithms: the ratio is that of geometric means."""
+        """By the interval of the ratio of geometric means."""
         sides = left.sample, right.sample
         evidence.enough(*sides)
         if not all(0 < value < math.inf for one in sides for value in one.values.values()):  # nor is nan
             return 0, "a ratio needs finite values above zero"
-        pair = paired(*({seed: math.log(value) for seed, value in one.values.items()} for one in sides))
+        pair = compare(*sides, evidence.higher)
         assert pair is not None  # both have every seed
-        ratio, low, high = (math.exp(value) for value in (pair.difference, *pair.interval))
+        low, high = pair.interval
         top = math.inf if self.high is None else self.high
         answer = 1 if self.low <= low and high <= top else -1 if high < self.low or low > top else 0
-        told = f"ratio of geometric means {digits(ratio)}, 95 % interval {digits(low)} to {digits(high)}"
-        return answer, f"{told}; claimed: {self._range_told()}"
+        return answer, f"{gap(evidence.record, pair)}; claimed: {self._range_told()}"
 
     def _range_told(self) -> str:
         if self.high is None:

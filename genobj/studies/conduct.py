@@ -1,7 +1,9 @@
 """A study from its settings to its results: what is missing is run, the rest is read, claims are judged."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import platform
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ import torch
 
 import genobj
 from genobj import bench
-from genobj.config.load import fingerprint, write_toml
+from genobj.config.load import Layers, find_recipe, fingerprint, leaves, parse_override, read_toml, write_toml
+from genobj.experiment import FREE, Experiment
 from genobj.metrics.records import Record, read_records
 from genobj.run import RUNS, Stopped
 from genobj.studies.claims import judge
@@ -21,6 +24,8 @@ from genobj.studies.study import Study
 from genobj.studies.worker import Task
 from genobj.training.folder import environment, write
 
+UNSAID = frozenset({"seed", "name", "expected"})
+"""Settings that a variant's command says otherwise, or not at all."""
 CELLS = RUNS / "cells"
 """Where the runs of all studies are kept: equal settings are run once."""
 STUDIES = RUNS / "studies"
@@ -66,19 +71,22 @@ class Conductor:
         slices = budget.slices if budget is not None and budget.kind == "seconds" else 1
         last: dict[Path | None, int] = {}  # number of the last task of every folder
         for seed in self.study.seeds:
-            mine = dict[Path, Job]()  # equal settings under two names are one run
-            for job in self.jobs():
-                if job.seed == seed and not job.scores.exists():
-                    mine.setdefault(job.folder, job)
+            left = [job for job in self.left() if job.seed == seed]
             for starts in (False, True):  # runs that start from others come after all their slices
-                wave = [job for job in mine.values() if (job.after is not None) == starts and job.folder not in last]
+                wave = [job for job in left if (job.after is not None) == starts]
+                runs = firsts(wave, lambda job: job.folder)  # one run may be scored in several ways
                 for part in range(1, slices + 1):
-                    for job in wave:
+                    for job in wave if part == slices else runs:
                         until = max(1, job.experiment.train.steps * part // slices) if part < slices else None
                         needs = frozenset(last[f] for f in (job.folder, job.after) if f in last)
                         last[job.folder] = len(tasks)
                         tasks.append(Task(job, until, needs))
         return tasks
+
+    def left(self) -> list[Job]:
+        """What has no scores yet, and did not diverge; equal settings under two names are one."""
+        unscored = [job for job in self.jobs() if not job.scores.exists() and not job.failure.exists()]
+        return firsts(unscored, lambda job: job.scores)
 
     def again(self) -> int:
         """Forget which runs failed, so that they are tried again; how many."""
@@ -115,16 +123,23 @@ class Conductor:
     def _results(self, cells: tuple[Cell, ...]) -> Results:
         study = self.study.model_dump(mode="json", exclude_none=True)
         study["differing"] = differing(self.rows)
-        made = environment() | {"genobj": genobj.__version__}
+        made = environment() | {"genobj": genobj.__version__, "folder": str(Path.cwd())}
         first = {} if self.study.measure == "speed" else {job.variant: job for job in reversed(self.jobs())}
         variants = tuple(self._variant(row, first.get(row.name)) for row in self.rows)
         return Results(study, self.scale, variants, cells, made, (), genobj.__version__)
 
     def _variant(self, row: Row, job: Job | None) -> Variant:
         experiment = job.experiment if job else row.experiment
-        command = f"genobj train -r {job.folder / 'config.toml'}" if job else ""
+        command = command_of(row.change.recipe or self.study.recipe, experiment) or self._kept(row, experiment)
         size = sum(row.counted.parameters.values())
         return Variant(row.name, row.group, row.title, row.point, command, experiment.tree(), row.passes, size)
+
+    def _kept(self, row: Row, experiment: Experiment) -> str:
+        """Its settings in a file beside the results, for what no command line can say."""
+        file = self.folder / "variants" / f"{row.name}.toml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, write_toml(experiment.tree()))
+        return f"genobj train -r {shlex.quote(str(file))}"
 
     def _cell(self, job: Job, error: str) -> Cell:
         e = job.experiment
@@ -166,7 +181,10 @@ class Conductor:
         """Every variant's step, timed in interleaved rounds."""
         device = self.devices[0] if self.devices else None
         experiments = {row.name: _on(row, device) for row in self.rows}
-        return bench.measure(experiments, rounds=rounds, limit=float("inf"), show=self.show)
+        reports = bench.measure(experiments, rounds=rounds, limit=float("inf"), show=self.show)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        return reports
 
     def _speeds(self) -> Results:
         """A cell for every variant and round; measured once, until the settings or the machine change."""
@@ -210,11 +228,50 @@ def _speed(cell: Cell, told: Mapping[str, Any]) -> Record:
     )
 
 
+def firsts(planned: Iterable[Job], key: Callable[[Job], Path]) -> list[Job]:
+    """The first job of every key."""
+    found: dict[Path, Job] = {}
+    for job in planned:
+        found.setdefault(key(job), job)
+    return list(found.values())
+
+
 def _without_length(row: Row) -> dict[str, Any]:
-    """Settings that decide how long a step takes."""
-    tree = row.experiment.learns()
-    tree["train"].pop("steps")
-    return tree | {"compile": row.experiment.train.compile, "threads": row.experiment.train.threads}
+    """What decides how long a step takes: settings and versions."""
+    tree = row.experiment.tree()
+    train = {key: value for key, value in tree["train"].items() if key not in ("steps", "device")}
+    made = {"torch": torch.__version__, "genobj": genobj.__version__, "distributed": tree.get("distributed")}
+    return row.experiment.learns() | {"train": train} | made
+
+
+def command_of(recipe: str, experiment: Experiment) -> str:
+    """The command line that trains it with what the recipe says otherwise; '' if there is none."""
+    tree = read_toml(find_recipe(recipe))
+    said, wanted = dict(leaves(Experiment.model_validate(tree).tree())), experiment.tree()
+    layers = Layers()
+    layers.add(tree, recipe)
+    texts, metrics = list[str](), list(wanted["evaluation"]["metrics"])
+    if metrics != list(Experiment.model_validate(tree).evaluation.metrics):
+        texts.append(f"evaluation.metrics={json.dumps(metrics)}")
+        layers.put(*parse_override(texts[-1]), recipe)
+    for key, value in leaves(wanted):
+        if key.startswith("evaluation.metrics."):
+            continue
+        if said.get(key) != value and not {key, key.partition(".")[0]} & (UNSAID | FREE - {"evaluation"}):
+            texts.append(f"{key}={_literal(value)}")
+            layers.put(*parse_override(texts[-1]), key)
+    try:
+        made = Experiment.model_validate(layers.tree)
+    except ValueError:
+        return ""
+    same = (made.learns(), made.evaluation) == (experiment.learns(), experiment.evaluation)
+    words = ["genobj", "train", "-r", recipe, *texts, "--seed", str(experiment.seed)]
+    return shlex.join(words) if same else ""
+
+
+def _literal(value: Any) -> str:
+    """A TOML value."""
+    return write_toml({"v": value}).removeprefix("v = ").strip() if not isinstance(value, str) else value
 
 
 def _on(row: Row, device: str | None) -> Any:
@@ -225,7 +282,15 @@ def _on(row: Row, device: str | None) -> Any:
 def _device(devices: Sequence[str | None]) -> str:
     """Name of the machine that speeds belong to."""
     first = devices[0] if devices and devices[0] else ("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.cuda.get_device_name(torch.device(first)) if first.startswith("cuda") else environment()["system"]
+    return torch.cuda.get_device_name(torch.device(first)) if first.startswith("cuda") else _processor()
+
+
+def _processor() -> str:
+    """The model of the machine's processors."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def _last(file: Path) -> dict[str, Any]:

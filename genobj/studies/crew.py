@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from genobj.run import Stopped, stop_requests
-from genobj.studies.worker import Message, Task, ensure, send, sentence, work
+from genobj.studies.worker import Message, Task, ensure, send, sentence, tidy, work
 
 POLL = 0.5
 """Seconds between two looks at whether somebody asked to stop."""
@@ -56,19 +56,18 @@ class Board:
         return None
 
     def end(self, number: int, error: str = "") -> list[int]:
-        """A task has ended; the tasks that can no longer be done, with it, are given back if it went wrong."""
+        """A task has ended: it, and if it went wrong one task of every other run that can no longer be done."""
         if not error:
             self.done.add(number)
-            return []
+            return [number]
         self.errors[number] = error
-        lost = [n for n in self.waiting if number in self.tasks[n].needs]
-        for n in lost:
-            self.waiting.remove(n)
-            why = (
-                error if self.tasks[n].job.folder == self.tasks[number].job.folder else f"what it starts from: {error}"
-            )
-            lost = [*lost, *self.end(n, why)]
-        return lost
+        ended, folder = [number], self.tasks[number].job.folder
+        for n in [n for n in self.waiting if number in self.tasks[n].needs]:
+            if n in self.waiting:
+                self.waiting.remove(n)
+                same = self.tasks[n].job.folder == folder
+                ended += self.end(n, error if same else f"what it starts from: {error}")[same:]
+        return ended
 
 
 def alone(tasks: Sequence[Task], watcher: Watcher, device: str | None = None) -> dict[int, str]:
@@ -84,8 +83,9 @@ def alone(tasks: Sequence[Task], watcher: Watcher, device: str | None = None) ->
             raise
         except Exception as wrong:
             error = sentence(wrong)
-        for n in [number, *board.end(number, error)]:
+        for n in board.end(number, error):
             watcher.ended(tasks[n], board.errors.get(n, ""))
+        tidy(task)
     return board.errors
 
 
@@ -109,6 +109,8 @@ class Crew:
                 if asked:
                     raise Stopped("stopped")
         finally:
+            for hand in self.hands:  # all at once: saving takes time
+                hand.stop()
             for hand in self.hands:
                 hand.dismiss()
         return board.errors
@@ -128,8 +130,10 @@ class Crew:
             if message.kind == "beat":
                 watcher.beat(board.tasks[number], message.step)
                 continue
-            error = "stopped by a signal" if message.kind == "stopped" else message.error
-            for n in [number, *board.end(number, error)]:
+            if message.kind == "stopped":  # somebody asked all processes at once
+                raise Stopped("stopped")
+            error = message.error
+            for n in board.end(number, error):
                 watcher.ended(board.tasks[n], board.errors.get(n, ""))
 
 
@@ -168,12 +172,19 @@ class Hand:
             self._start()
         if message.kind != "beat":
             self.number = None
+        if message.broken:
+            self.process.join()
+            self._start()
         return message
 
-    def dismiss(self) -> None:
-        """End it; a run that is going on is saved first."""
+    def stop(self) -> None:
+        """Ask it to save the run that is going on."""
         if self.number is not None:
             self.process.terminate()
+
+    def dismiss(self) -> None:
+        """Wait until it has ended."""
+        if self.number is not None:
             with suppress(EOFError, OSError):
                 while self.connection.recv().kind == "beat":
                     pass

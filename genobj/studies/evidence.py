@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from genobj.metrics.records import Record
+from genobj.metrics.records import Record, comparable
 from genobj.studies.results import Results, Variant
-from genobj.studies.samples import Sample, best, compare, sample, winner
+from genobj.studies.samples import Sample, allowed, best, compare, divides, sample, winner
 from genobj.studies.selectors import Selector
 from genobj.studies.statistics import Paired
-from genobj.studies.words import label, number, plus_minus
+from genobj.studies.words import digits, gap, label, number, plus_minus
 
 
 class Unknown(Exception):
@@ -35,9 +35,14 @@ class Evidence:
 
     @classmethod
     def of(cls, results: Results, metric: str, nfe: int) -> "Evidence":
-        """Unknown if nothing was scored so."""
+        """Unknown if nothing was scored so, or not all of it in the same way."""
         if (metric, nfe) not in results.measures():
             raise Unknown(f"no run has been scored by {metric}" + (f" at {nfe} NFE" if nfe else ""))
+        told = [r for cell in results.cells for r in cell.records if r.metric == metric and r.protocol is not None]
+        try:
+            comparable(told)
+        except ValueError as difference:
+            raise Unknown(str(difference)) from None
         return cls(results, results.about(metric), nfe)
 
     @property
@@ -75,26 +80,35 @@ class Evidence:
         """The best one."""
         return Pick(best(samples, self.higher), len(samples))
 
-    def duel(self, left: Pick, right: Pick, allowed: float = 0.0) -> tuple[int, str]:
+    def duel(self, left: Pick, right: Pick, margin: float = 0.0) -> tuple[int, str]:
         """1 if left is significantly better, -1 if right is, 0 if they are not told apart; and the words for it.
 
-        allowed: what left may be worse by and still win, in the metric's own unit.
+        margin: the share of right by which left may be worse and still win.
         """
         self.enough(left.sample, right.sample)
         points = left.points, right.points
-        pair, moved = (self._compare(left.sample, right.sample, by) for by in (0.0, allowed))
+        pair, moved = (self._compare(left.sample, right.sample, by) for by in (0.0, margin))
         won = winner(moved, self.higher, points)
-        told = self._difference(pair, left.sample, right.sample)
-        if not allowed and not won:
+        told = self._apart(pair, left.sample, right.sample)
+        if margin:
+            told += f"; {self._allowed(left.sample, right.sample, margin)}"
+        elif not won:
             told += ", so that it may be chance"
         if max(points) > 1:
             told += f"; the best of {' and of '.join(str(n) for n in points if n > 1)} points, chosen on the same seeds"
         return won, told
 
-    def _compare(self, left: Sample, right: Sample, allowed: float) -> Paired:
-        pair = compare(left, right.plus(-allowed if self.higher else allowed), self.higher)
+    def _compare(self, left: Sample, right: Sample, margin: float) -> Paired:
+        pair = compare(left, right, self.higher, margin)
         assert pair is not None  # both have every seed
         return pair
+
+    def _allowed(self, left: Sample, right: Sample, margin: float) -> str:
+        """'a ratio up to 1.10 is allowed', '0.1 worse is allowed'."""
+        factor, amount = allowed(left, right, self.higher, margin)
+        if divides(left, right):
+            return f"a ratio {'down' if self.higher else 'up'} to {digits(factor)} is allowed"
+        return f"{number(self.record, abs(amount))} worse is allowed"
 
     def enough(self, *samples: Sample) -> None:
         """Raise Unknown, with what was measured, if there is one seed only."""
@@ -112,9 +126,8 @@ class Evidence:
         told = ", ".join(f"{self.name(one)} {plus_minus(self.record, one.summary)}" for one in samples)
         return f"{told} ({count} {self.again}{'s' if count > 1 else ''})"
 
-    def _difference(self, pair: Paired, left: Sample, right: Sample) -> str:
-        """'difference -8.1, 95 % interval -9.9 to -6.0', or that diverged runs decide."""
+    def _apart(self, pair: Paired, left: Sample, right: Sample) -> str:
+        """'ratio 3.10 (95 % interval 2.20 to 4.40)', 'difference -8.1 (...)', or that diverged runs decide."""
         if left.summary.broken or right.summary.broken:
             return "diverged runs count as the worst"
-        low, high = (number(self.record, end) for end in pair.interval)
-        return f"difference {number(self.record, pair.difference)}, 95 % interval {low} to {high}"
+        return gap(self.record, pair)

@@ -1,8 +1,9 @@
 """From a study to the runs that it needs: one experiment per variant and seed, with what each may spend."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from genobj.studies.study import Change, Study, name_of
 
 LATER = 10**9
 """As a number of steps: never before the end."""
+SAME = {"name", "pictures.count", "log.every", "checkpoint.every", "checkpoint.keep"}
+"""Settings that recipes may have of their own without being another variant."""
 WATCHED = {"every", "every_count", "batch"}
 """Settings of an evaluation that do not change the scores at the end."""
 _COUNTED: dict[str, cost.Cost] = {}
@@ -164,6 +167,7 @@ def jobs(study: Study, found: list[Row], runs: Path, seconds: Mapping[str, float
             source = mine[row.change.start] if row.change.start else None
             mine[row.name] = _job(study, row, seed, runs, steps(study, row, seconds or {}), source)
         planned += [mine[row.name] for row in found]
+    _apart(planned)
     return planned
 
 
@@ -178,14 +182,40 @@ def _job(study: Study, row: Row, seed: int, runs: Path, count: int, source: Job 
     if source is not None:
         tree["init"] = tree.get("init", {}) | {"from": str(source.folder)}
     experiment = Experiment.model_validate(tree)
-    watched = looks | ({"pictures": study.pictures} if study.pictures else {}) | _diagnosed(experiment)
+    watched = _watched(study, experiment)
     name = experiment.run_name() + (f"-{fingerprint(watched)[:4]}" if watched else "")
     return Job(row.name, seed, experiment, runs / name, source.folder if source else None)
 
 
-def _diagnosed(experiment: Experiment) -> dict[str, Any]:
-    """What is written down during training, beside losses, and so belongs to the run: nobody can look later."""
-    return {"diagnose": experiment.diagnose.model_dump(mode="json")} if experiment.diagnose.every else {}
+def _watched(study: Study, experiment: Experiment) -> dict[str, Any]:
+    """What belongs to a run beside the settings that it learns with: what is written down while it trains (nobody can
+    look later), how it survives divergence, and the code of its plugins."""
+    e, found = experiment, dict[str, Any]()
+    if study.looks:
+        found["looks"] = e.evaluation.model_dump(mode="json", exclude_defaults=True)
+    if study.pictures:
+        found["pictures"] = study.pictures
+    if e.diagnose.every:
+        found["diagnose"] = e.diagnose.model_dump(mode="json")
+    if e.health.rollback:
+        found["rollback"] = e.health.rollback
+    if e.plugins:
+        found["plugins"] = [sha256(Path(file).read_bytes()).hexdigest() for file in e.plugins]
+    return found
+
+
+def _apart(planned: Iterable[Job]) -> None:
+    """ValueError if two variants would be one run with one score, although their settings are not the same."""
+    first: dict[Path, Job] = {}
+    for job in planned:
+        twin = first.setdefault(job.scores, job)
+        mine, other = (dict(leaves(one.experiment.tree())) for one in (job, twin))
+        keys = [key for key in mine | other if mine.get(key) != other.get(key) and key not in SAME]
+        if keys:
+            raise ValueError(
+                f"variants {twin.variant} and {job.variant} differ in {', '.join(keys)} only, which changes nothing "
+                "that is learnt or scored: they would be one run; leave one out"
+            )
 
 
 def differing(found: list[Row]) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from genobj.studies.results import Cell, Results, Variant
-from genobj.studies.statistics import LEVEL, Paired, Summary, paired, summary
+from genobj.studies.statistics import LEVEL, Paired, Summary, paired, positive, summary
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Sample:
         """Of all its values."""
         return summary(self.values.values())
 
-    def plus(self, amount: float) -> "Sample":
-        """With all values larger by so much."""
-        return replace(self, values={seed: value + amount for seed, value in self.values.items()})
+    def moved(self, factor: float = 1.0, amount: float = 0.0) -> "Sample":
+        """With all values so many times as large, and larger by so much."""
+        return replace(self, values={seed: value * factor + amount for seed, value in self.values.items()})
 
 
 def sample(results: Results, name: str, metric: str, nfe: int) -> Sample:
@@ -58,25 +58,48 @@ def best(samples: Sequence[Sample], higher: bool) -> Sample:
     return min((one for one in samples if one.values), key=rank)
 
 
-def compare(left: Sample, right: Sample, higher: bool) -> Paired | None:
-    """left - right over their common seeds; None if they have none.
+def compare(left: Sample, right: Sample, higher: bool, margin: float = 0.0) -> Paired | None:
+    """left / right over their common seeds, left - right where a value is not above zero; None if they have none.
+
+    margin: by what share right is first made worse (see `allowed`).
 
     A diverged run is worse than every number. It gets the worst number of both variants, which is kind to it; if that
     leaves them alike, seeds are compared by who diverged: the difference is then 1, 0 or -1, with the sign of worse
     values, as if a diverged run had a value without bound.
     """
     common = left.values.keys() & right.values.keys()
-    values = [{seed: one.values[seed] for seed in common} for one in (left, right)]
+    ratio = divides(left, right)  # of what was measured: right's values may cross zero as they are moved
+    factor, amount = allowed(left, right, higher, margin)
+    values = [{seed: one.values[seed] for seed in common} for one in (left, right.moved(factor, amount))]
     finite = [value for side in values for value in side.values() if math.isfinite(value)]
     if len(finite) == 2 * len(common):
-        return paired(*values)
+        return paired(*values, ratio=ratio)
     if finite:
         worst = min(finite) if higher else max(finite)
-        pair = paired(*({s: v if math.isfinite(v) else worst for s, v in side.items()} for side in values))
+        whole = ({s: v if math.isfinite(v) else worst for s, v in side.items()} for side in values)
+        pair = paired(*whole, ratio=ratio)
         if pair is not None and pair.significant:
             return pair
     worse = -1.0 if higher else 1.0
-    return paired(*({s: 0.0 if math.isfinite(v) else worse for s, v in side.items()} for side in values))
+    gone = ({s: 0.0 if math.isfinite(v) else worse for s, v in side.items()} for side in values)
+    return paired(*gone, ratio=False)
+
+
+def divides(left: Sample, right: Sample) -> bool:
+    """Whether these two are compared by their ratio: where every finite value of both is above zero."""
+    common = left.values.keys() & right.values.keys()
+    return positive(*([one.values[seed] for seed in common] for one in (left, right)))
+
+
+def allowed(left: Sample, right: Sample, higher: bool, margin: float) -> tuple[float, float]:
+    """Factor and amount that make right worse by a share, so that left is compared with what is still allowed.
+
+    A ratio may be 1 + margin, or 1 / (1 + margin) where higher is better; a difference margin times right's mean.
+    """
+    if divides(left, right):
+        return (1 / (1 + margin) if higher else 1 + margin), 0.0
+    mean = right.summary.mean
+    return 1.0, (-1 if higher else 1) * margin * abs(mean) if math.isfinite(mean) else 0.0
 
 
 def winner(pair: Paired, higher: bool, points: tuple[int, int] = (1, 1)) -> int:
@@ -85,6 +108,6 @@ def winner(pair: Paired, higher: bool, points: tuple[int, int] = (1, 1)) -> int:
     points: how many points left and right were picked from as the best one, on these very seeds. Of many equal points
     the luckiest looks better than it is, so p has to be that many times smaller for it to win (Bonferroni).
     """
-    side = 1 if (pair.difference > 0) == higher else -1
+    side = 1 if pair.larger == higher else -1
     picked = points[0] if side == 1 else points[1]
     return side if pair.significant and pair.p * picked < 1 - LEVEL else 0

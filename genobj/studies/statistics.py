@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -28,14 +28,17 @@ class Summary:
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean difference of two variants over common seeds, with two 95 % intervals.
+    """Two variants over common seeds: the mean of their differences or of their ratios, with two 95 % intervals.
+
+    Ratios are those of geometric means: logarithms are compared, then taken back.
 
     The percentile bootstrap asks little of the differences, but is too narrow for few of them: with three seeds it
     excludes zero as soon as all signs agree, which chance alone does once in four times. Student's t knows about few
-    seeds, but takes the differences as normal. So both have to exclude zero.
+    seeds, but takes the differences as normal. So both have to exclude zero, or a ratio of one.
     """
 
     difference: float
+    """Or the ratio of geometric means; low, high, t_low and t_high are ratios then, too."""
     low: float
     """Bootstrap; nan for one seed."""
     high: float
@@ -46,6 +49,18 @@ class Paired:
     """Two-sided: the larger one of the two methods. Below .05 exactly where `significant`; nan for one seed."""
     n: int
     """Common seeds with finite values."""
+    ratio: bool = False
+    """Whether logarithms were compared."""
+
+    @property
+    def equal(self) -> float:
+        """What stands for no difference: a ratio of 1, or 0."""
+        return 1.0 if self.ratio else 0.0
+
+    @property
+    def larger(self) -> bool:
+        """Whether the first variant has the larger values."""
+        return self.difference > self.equal
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -54,9 +69,9 @@ class Paired:
 
     @property
     def significant(self) -> bool:
-        """Whether both intervals exclude zero."""
+        """Whether both intervals exclude zero, or a ratio of one."""
         low, high = self.interval
-        return low > 0 or high < 0
+        return low > self.equal or high < self.equal
 
 
 def summary(values: Iterable[float]) -> Summary:
@@ -68,16 +83,53 @@ def summary(values: Iterable[float]) -> Summary:
     return Summary(mean, float(np.std(good, ddof=1)) if len(good) > 1 else math.nan, len(good), len(every) - len(good))
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float], *, resamples: int = 10_000, seed: int = 0) -> Paired | None:
-    """a - b over their common seeds: one seed gives both the same data order and noise, so much of it cancels.
+def positive(*values: Iterable[float]) -> bool:
+    """Whether all finite values are above zero, so that logarithms can be compared.
+
+    They are wherever they can be. The errors of distances are multiplicative: what is twice as large scatters twice as
+    much. On raw values the larger variant's scatter alone would decide, and hide even a ratio of a hundred.
+    """
+    return all(value > 0 for side in values for value in side if math.isfinite(value))
+
+
+def paired(
+    a: Mapping[int, float],
+    b: Mapping[int, float],
+    *,
+    ratio: bool | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Paired | None:
+    """a / b or a - b over their common seeds: one seed gives both the same data order and noise, so much cancels.
 
     Seeds where either is not finite are left out. None if no seed is common. Up to six seeds every resample is looked
     at; for more, `resamples` of them are drawn, always the same ones for the same `seed`.
+
+    ratio: whether to divide, which takes positive values; unset: where all of those compared are `positive`.
     """
     common = sorted(key for key in a.keys() & b.keys() if math.isfinite(a[key]) and math.isfinite(b[key]))
     if not common:
         return None
-    return _paired(np.array([a[key] - b[key] for key in common]), resamples, seed)
+    left, right = ([side[key] for key in common] for side in (a, b))
+    divide = positive(left, right) if ratio is None else ratio
+    if not divide:
+        return _paired(np.array(left) - np.array(right), resamples, seed)
+    found = _paired(np.log(left) - np.log(right), resamples, seed)
+    return replace(
+        found,
+        difference=_exp(found.difference),
+        low=_exp(found.low),
+        high=_exp(found.high),
+        t_low=_exp(found.t_low),
+        t_high=_exp(found.t_high),
+        ratio=True,
+    )
+
+
+def _exp(value: float) -> float:
+    """Infinite where two seeds of very different ratios leave an end beyond all numbers."""
+    with np.errstate(over="ignore", under="ignore"):
+        return float(np.exp(value))
 
 
 def _paired(differences: np.ndarray, resamples: int, seed: int) -> Paired:

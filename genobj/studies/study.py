@@ -3,7 +3,7 @@
 A file may hold several sizes of the same study in [scales.NAME]; such a table is laid over the rest of the file.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,13 +11,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from genobj.config.base import Config
-from genobj.config.load import Layers, leaves, parse_override, read_toml
+from genobj.config.load import Layers, find_recipe, leaves, parse_override, read_toml
 from genobj.registry import did_you_mean
 from genobj.studies.claims import Claim, check
 
 SHIPPED = Path(__file__).parent / "shipped"
 Positive = Annotated[int, Field(gt=0)]
 Value = bool | int | float | str
+OF_RUNS = ("optim", "train", "data", "backbone", "objectives", "heads", "pairs", "times", "guidance", "ema")
+"""Tables of recipes that are easily taken for tables of a study."""
 
 
 class UnknownStudy(ValueError):
@@ -30,7 +32,7 @@ class Budget(Config):
     kind: Literal["steps", "seen", "passes", "seconds"] = "steps"
     """steps: of the optimiser. seen: training samples. passes: network evaluations of training samples, with gradients
     and without (one each). seconds: of training on this machine, from speeds that are measured in turn."""
-    amount: Annotated[float, Field(gt=0)] = 4000
+    amount: Annotated[float, Field(gt=0)]
     """How much of it."""
     slices: Positive = 4
     """Turns in which runs of equal seconds are trained, alternately, so that a slow hour hits all of them."""
@@ -114,12 +116,30 @@ class Study(Config):
     """Pictures during training, the first one before any step; 0: at the end only."""
     baseline: str | None = None
     """Variant or group (its best point) that the others are compared with; unset: none."""
+    together: tuple[tuple[str, ...], ...] = ()
+    """Axes that share a chart and its horizontal axis, as in [["beta", "rho"]]."""
     rounds: Positive = 7
     """Interleaved rounds of a study of speed."""
     variants: Annotated[dict[str, Change], Field(min_length=1)] = Field(default_factory=lambda: {"base": Change()})
     """Named changes."""
     claims: tuple[Claim, ...] = ()
     """What publications, or we, say will come out; those that name no metric are about the first one."""
+
+    @field_validator("seeds", mode="after")
+    @classmethod
+    def _different_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+            raise ValueError(f"seed {twice[0]} stands there twice, and would be one run; name different ones")
+        return seeds
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_runs(cls, tree: Any) -> Any:
+        """A setting of runs that was typed as one of the study."""
+        for key in tree if isinstance(tree, dict) else ():
+            if key in OF_RUNS:
+                raise ValueError(f"{key} is a setting of the runs; type settings.{key}...")
+        return tree
 
     @field_validator("claims", mode="before")
     @classmethod
@@ -140,8 +160,10 @@ class Study(Config):
             if change.start is not None and change.start not in self.variants:
                 hint = did_you_mean(change.start, self.variants)
                 raise ValueError(f"variants.{name}.start: there is no variant {change.start!r}.{hint}")
-            if change.start is not None and (self.variants[change.start].axes or change.start == name):
-                raise ValueError(f"variants.{name}.start: {change.start!r} is not one run; name a variant without axes")
+            if change.start is not None and (self.variants[change.start].axes or self.variants[change.start].start):
+                raise ValueError(
+                    f"variants.{name}.start: {change.start!r} has axes or starts from another; name one that does not"
+                )
         names = [name for group, change in self.variants.items() for name in (group, *names_of(group, change))]
         if self.baseline is not None and self.baseline not in names:
             raise ValueError(f"baseline: there is no variant {self.baseline!r}.{did_you_mean(self.baseline, names)}")
@@ -171,6 +193,8 @@ def find(name: str) -> Path:
     """The file of a shipped study or a study's file; UnknownStudy if there is neither."""
     if name in shipped():
         return SHIPPED / f"{name}.toml"
+    if (Path(name) / "study.toml").is_file():
+        return Path(name) / "study.toml"
     path, known = Path(name), f"Shipped studies: {', '.join(shipped())}."
     if path.is_file():
         return path
@@ -185,8 +209,28 @@ def scales(path: Path) -> list[str]:
     return list(found) if isinstance(found, dict) else []
 
 
-def load(path: Path, scale: str | None = None, overrides: list[str] | None = None) -> Study:
+def of_recipes(names: list[str], overrides: list[str] | None = None, plugins: Sequence[str] = ()) -> Study:
+    """Recipes, each a variant as it is, for as many steps as the first one says. ValueError for names that are none."""
+    if not names:
+        raise ValueError("name a study's file, or recipes, as in genobj compare dumo-moons meanflow-moons")
+    layers, stems = Layers(), [find_recipe(name).stem for name in names]
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        raise ValueError(f"recipe {twice[0]!r} stands there twice; write a study to compare changes of one recipe")
+    first = read_toml(find_recipe(names[0])).get("train", {})
+    steps = first.get("steps") if isinstance(first, dict) else None
+    budget = {"budget": {"kind": "steps", "amount": steps}} if isinstance(steps, int) else {}
+    variants = {stem: {"recipe": name} for stem, name in zip(stems, names, strict=True)}
+    told = {"name": "-".join(stems)[:80], "title": " against ".join(stems)}
+    layers.add({**told, **budget, "variants": variants}, "names")
+    return _whole(layers, overrides, plugins)
+
+
+def load(
+    path: Path, scale: str | None = None, overrides: list[str] | None = None, plugins: Sequence[str] = ()
+) -> Study:
     """The study in a file at one of its scales (unset: the first), with KEY=VALUE overrides laid over it.
+
+    plugins: Python files that register parts, for all its runs.
 
     UnknownStudy for a scale that the file does not have; ValueError (or pydantic's, which is one) for what is wrong.
     """
@@ -201,9 +245,16 @@ def load(path: Path, scale: str | None = None, overrides: list[str] | None = Non
     layers.add(tree, str(path))
     for key, value in leaves(sizes.get(scale or next(iter(sizes), ""), {})):
         layers.put(key.split("."), value, str(path))
+    _near(path.parent, layers.tree)
+    return _whole(layers, overrides, plugins)
+
+
+def _whole(layers: Layers, overrides: list[str] | None, plugins: Sequence[str]) -> Study:
+    """The study, with what the command line says last."""
     for text in overrides or []:
         layers.put(*parse_override(text), text)
-    _near(path.parent, layers.tree)
+    if plugins:
+        layers.put(["settings", "plugins"], [str(Path(file).resolve()) for file in plugins], "--plugin")
     return Study.model_validate(layers.tree)
 
 

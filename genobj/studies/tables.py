@@ -8,9 +8,9 @@ from pathlib import Path
 
 from genobj.metrics.records import Record
 from genobj.studies.results import Cell, Results, Value, Variant
-from genobj.studies.samples import best, compare, sample
+from genobj.studies.samples import best, compare, sample, winner
 from genobj.studies.statistics import Paired, Summary, paired
-from genobj.studies.words import count, digits, heading, label, number, plus_minus, shown
+from genobj.studies.words import apart, count, digits, heading, label, number, plus_minus, shown
 
 Measure = tuple[str, int]
 """Metric and nfe."""
@@ -23,11 +23,11 @@ class Score:
     summary: Summary
     """Of its runs; `broken` counts those that diverged, in training or in their samples."""
     difference: Paired | None
-    """Variant minus baseline over seeds where both are finite; None for the baseline itself, and without one."""
+    """Variant against baseline over seeds where both are finite; None for the baseline itself, and without one."""
     best: bool
     """The best mean of all variants, fewer diverged runs first."""
     close: bool
-    """Not the best, and not significantly different from it."""
+    """Not the best, and not significantly worse than it."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def _scores(results: Results, measure: Measure) -> Iterator[tuple[str, Score]]:
     top = best([*known.values()], higher)
     for name, one in known.items():
         pair = None if base in (None, name) else paired(one.values, samples[base].values)
-        apart = compare(one, top, higher)
-        close = one is not top and not (apart is not None and apart.significant)
-        yield name, Score(one.summary, pair, one is top, close)
+        versus = compare(one, top, higher)
+        worse = versus is not None and winner(versus, higher) < 0
+        yield name, Score(one.summary, pair, one is top, one is not top and not worse)
 
 
 def baseline(results: Results, metric: str, nfe: int) -> str | None:
@@ -112,11 +112,23 @@ def baseline(results: Results, metric: str, nfe: int) -> str | None:
     return best(samples, results.about(metric).higher_is_better).variant.name
 
 
-LEGEND = (
-    "Mean +- sample standard deviation over seeds. **Bold**: the best mean, fewer diverged runs first. †: not "
-    "significantly different from it (of the paired difference, the 95 % intervals of the bootstrap and of Student's t "
-    "have to exclude zero). Pairs are taken one by one: of twenty that are equal, one may seem different by chance."
+TEST = (
+    "Two variants are compared seed by seed: by the ratio of their geometric means where all values of both are above "
+    "zero, because errors of distances are multiplicative, and by their mean difference elsewhere. The 95 % intervals "
+    "of the paired bootstrap and of Student's t both have to exclude that they are equal. Pairs are taken one by one: "
+    "of twenty that are equal, one seems different by chance."
 )
+"""When variants count as different."""
+LEGEND = (
+    "Mean +- sample standard deviation over seeds. Bold: the best mean, fewer diverged runs first. "
+    f"†: not significantly worse than it. {TEST}"
+)
+"""How to read scores and marks, in plain words."""
+AGAINST = (
+    "Over common seeds, with the wider one of both 95 % intervals: the ratio of geometric means to the baseline (1: "
+    "equal), or the difference to it where a value is not above zero."
+)
+"""How to read comparisons with the baseline."""
 
 
 def markdown(results: Results) -> str:
@@ -183,32 +195,36 @@ def _score(record: Record, score: Score | None) -> str:
 
 
 def _differences(results: Results, found: Sequence[Row]) -> list[str]:
-    """Every variant minus the baseline."""
+    """Every variant against the baseline."""
     measures = [measure for measure in results.measures() if baseline(results, *measure) is not None]
     if not any(score.difference for row in found for score in row.scores.values()):
         return []
     header, against = list[str](), list[str]()
     for metric, nfe in measures:
-        header.append(heading(results.about(metric), nfe))
+        kind = "ratio" if _divided(found, (metric, nfe)) else "difference"
+        header.append(f"{heading(results.about(metric), nfe)}: {kind} to baseline")
         against.append(label(results, str(baseline(results, metric, nfe))))
     same = set(against) == {against[0]}
-    title = f"### Differences to {_text(against[0])}" if same else "### Differences to the baseline's best point"
-    lines = [[row.label, *(_difference(results, row, measure) for measure in measures)] for row in found]
+    title = f"### Against {_text(against[0])}" if same else "### Against the baseline's best point"
+    lines = [[row.label, *(_difference(results, found, row, measure) for measure in measures)] for row in found]
     lines += [] if same else [["baseline", *against]]
-    told = "Variant minus baseline over common seeds, with the wider one of both 95 % intervals. **Bold**: significant."
-    return [title, _table(["variant", *header], lines), told]
+    return [title, _table(["variant", *header], lines), f"{AGAINST} Bold: significant."]
 
 
-def _difference(results: Results, row: Row, measure: Measure) -> str:
+def _divided(found: Sequence[Row], measure: Measure) -> bool:
+    """Whether ratios stand in a column; differences among them say that they are some."""
+    pairs = [row.scores[measure].difference for row in found if measure in row.scores]
+    return any(pair.ratio for pair in pairs if pair)
+
+
+def _difference(results: Results, found: Sequence[Row], row: Row, measure: Measure) -> str:
     score = row.scores.get(measure)
     pair = score.difference if score else None
     if pair is None:
         return ""
-    record, (low, high) = results.about(measure[0]), pair.interval
-    told = number(record, pair.difference)
-    if pair.n < 2:
-        return f"{told} (one seed)"
-    told = f"{told} ({number(record, low)} to {number(record, high)})"
+    middle, low, high = apart(results.about(measure[0]), pair)
+    told = f"difference {middle}" if _divided(found, measure) and not pair.ratio else middle
+    told += f" ({low} to {high})" if pair.n > 1 else " (one seed)"
     return f"**{told}**" if pair.significant else told
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from genobj.metrics.records import Record
 from genobj.studies.results import Results, Value
-from genobj.studies.statistics import Summary
+from genobj.studies.statistics import Paired, Summary
 
 
 def label(results: Results, name: str) -> str:
@@ -48,6 +48,28 @@ def count(value: float | int) -> str:
 def number(record: Record, value: float) -> str:
     """A value or a difference in the unit of its metric."""
     return digits(value * record.factor)
+
+
+def apart(record: Record, pair: Paired) -> tuple[str, str, str]:
+    """How far two variants lie apart, and the interval's ends: ratios, or differences in the unit of the metric."""
+    middle, low, high = (
+        _ratio(value) if pair.ratio else number(record, value) for value in (pair.difference, *pair.interval)
+    )
+    return middle, low, high
+
+
+def _ratio(value: float) -> str:
+    """'1.004' instead of '1.00': an interval that ends beside 1 must not seem to hold it."""
+    told = digits(value)
+    off = abs(value - 1)
+    return f"{value:.{math.ceil(-math.log10(off))}f}" if told == "1.00" and off > 1e-6 else told
+
+
+def gap(record: Record, pair: Paired) -> str:
+    """'ratio 3.10 (95 % interval 2.20 to 4.40)', 'difference -8.10 (95 % interval -9.90 to -6.00)'."""
+    middle, low, high = apart(record, pair)
+    within = f"95 % interval {low} to {high}" if pair.n > 1 else "one seed"
+    return f"{'ratio' if pair.ratio else 'difference'} {middle} ({within})"
 
 
 def plus_minus(record: Record, found: Summary) -> str:

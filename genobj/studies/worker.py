@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -46,6 +47,8 @@ class Message(NamedTuple):
     kind: Literal["beat", "done", "failed", "stopped"]
     step: int = 0
     error: str = ""
+    broken: bool = False
+    """Whether the process ends with it: after a fault of a GPU nothing works any more."""
 
 
 def ensure(task: Task, device: str | None = None, beat: Beat = lambda step: None) -> None:
@@ -53,6 +56,11 @@ def ensure(task: Task, device: str | None = None, beat: Beat = lambda step: None
 
     A run that diverged is not tried again: Diverged is raised with its words.
     """
+    with _claimed(task.job.folder):
+        _ensure(task, device, beat)
+
+
+def _ensure(task: Task, device: str | None, beat: Beat) -> None:
     job, e = task.job, task.job.experiment
     if job.scores.exists():
         return
@@ -60,7 +68,6 @@ def ensure(task: Task, device: str | None = None, beat: Beat = lambda step: None
         raise Diverged(json.loads(job.failure.read_text(encoding="utf-8"))["error"])
     if device is not None:
         e = e.model_copy(update={"train": e.train.model_copy(update={"device": device})})
-    _wait(job.folder)
     try:
         outcome = Run(e, job.folder, resume=True).go(beat=beat, until=task.until)
     except Stopped:
@@ -73,14 +80,19 @@ def ensure(task: Task, device: str | None = None, beat: Beat = lambda step: None
     write(job.scores, json.dumps([record.as_dict() for record in outcome.records], indent=1) + "\n")
 
 
-def _wait(folder: Path) -> None:
-    """Until no other process writes this run: another study may need it, too."""
-    while (folder / ".lock").exists():
-        try:
-            with held(folder):
-                return
-        except ValueError:
-            time.sleep(PATIENCE)
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Alone with this run: another study that needs it, too, waits, and then finds what was done."""
+    place = folder.parent / ".claims" / folder.name
+    place.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(held(place))
+                break
+            except ValueError:
+                time.sleep(PATIENCE)
+        yield
 
 
 def work(connection: Connection, device: str | None, log: Path) -> None:
@@ -91,8 +103,12 @@ def work(connection: Connection, device: str | None, log: Path) -> None:
     threads = torch.get_num_threads()
     while (task := _next(connection)) is not None:
         torch.set_num_threads(threads)
-        connection.send(_done(task, device, connection))
-        gc.collect()
+        message = _done(task, device, connection)
+        with suppress(OSError):  # nobody listens any more: what is saved is saved
+            connection.send(message)
+        if message.broken:
+            return
+        tidy(task)
 
 
 def send(connection: Connection, task: Task) -> None:
@@ -116,7 +132,8 @@ def _done(task: Task, device: str | None, connection: Connection) -> Message:
     def beat(step: int) -> None:
         if time.monotonic() - told[0] > TOLD:
             told[0] = time.monotonic()
-            connection.send(Message("beat", step))
+            with suppress(OSError):  # the parent was killed; the run is about to be saved
+                connection.send(Message("beat", step))
 
     try:
         ensure(task, device, beat)
@@ -124,7 +141,17 @@ def _done(task: Task, device: str | None, connection: Connection) -> Message:
     except Stopped:
         return Message("stopped")
     except Exception as error:
-        return Message("failed", error=sentence(error))
+        broken = torch.cuda.is_initialized() and not isinstance(error, (ValueError, Diverged))
+        return Message("failed", error=sentence(error), broken=broken)
+
+
+def tidy(task: Task) -> None:
+    """Leave the device to the next run."""
+    gc.collect()
+    if task.job.experiment.train.compile:
+        torch.compiler.reset()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def sentence(error: BaseException) -> str:

@@ -33,6 +33,8 @@ from genobj.training.loop import DEVICES, Train
 from genobj.training.ranks import Ranks
 from genobj.training.step import Step, StepModule
 
+GRAPHS = 512
+"""Compiled graphs of one piece of code in one process: a study compiles many networks."""
 SMALL = 3_000_000
 """Parameters up to which one CPU thread is faster than several (measured on the toy networks)."""
 
@@ -177,6 +179,9 @@ def _by_blocks(net: Model, settings: Train) -> None:
     """Recomputation and compilation, block by block."""
     if settings.recompute:
         recompute(net)
+    if settings.compile:  # each size, precision and gradient mode is a graph; beyond the limit torch stops compiling
+        torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
+        torch._dynamo.config.accumulated_recompile_limit = max(GRAPHS, torch._dynamo.config.accumulated_recompile_limit)
     if settings.compile in (True, "blocks"):
         for block in net.units or [net]:  # what has no blocks is small enough to be compiled whole
             block.compile()

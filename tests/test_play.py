@@ -1,5 +1,6 @@
 """genobj play: controls made of a sampler's fields, samples equal to their command line, the page in a browser."""
 
+import asyncio
 import os
 import shlex
 import signal
@@ -12,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
 import numpy as np
 import pytest
@@ -26,7 +29,7 @@ from genobj.config.base import Pick
 from genobj.evaluation import Generator
 from genobj.parts import GRIDS, SAMPLERS
 from genobj.play import figures, knobs, page, server
-from genobj.play.players import Answer, Noise, Player, cloud, fit
+from genobj.play.players import Answer, Noise, Player, cloud, fit, titles
 from genobj.samplers.base import Flow, Sampler
 from genobj.samplers.grids import Grid, Uniform
 from genobj.samplers.restart import Restart
@@ -245,6 +248,49 @@ def test_addresses() -> None:
     assert not server.loopback("0.0.0.0")
 
 
+def asked(
+    host: str, path: str = "/config", hosts: frozenset[str] = server.HERE, kind: str = "http"
+) -> list[dict[str, Any]]:
+    """What the page's gate sends for a request; the page behind it answers 200."""
+    sent = list[dict[str, Any]]()
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+
+    scope = {"type": kind, "path": path, "headers": [(b"host", host.encode())]}
+    asyncio.run(server.Closed(page, hosts)(scope, None, send))
+    return sent
+
+
+def test_strangers_are_turned_away() -> None:
+    for host in ("127.0.0.1:7860", "localhost", "LOCALHOST:7861", "[::1]:7860", "[::1]"):
+        assert asked(host)[0]["status"] == 200
+    for host in ("evil.example", "evil.example:7860", "127.0.0.1.evil.example", "localhost:x"):
+        assert [message.get("status") for message in asked(host)] == [403, None]
+        assert asked(host, hosts=frozenset())[0]["status"] == 200  # where the network was let in
+    assert asked("evil.example", kind="websocket") == [{"type": "websocket.close", "code": 1008}]
+    for path in ("/gradio_api/upload", "/upload", "/gradio_api/Upload/"):
+        assert asked("localhost", path, frozenset())[0]["status"] == 403
+    assert asked("localhost", "/assets/Upload-1a2b.js")[0]["status"] == 200
+    headers = dict(asked("localhost")[0]["headers"]) | dict(asked("evil.example")[0]["headers"])
+    assert headers[b"content-security-policy"].endswith(b"; frame-ancestors 'none'")
+
+
+def test_headings_are_short_and_the_command_has_the_path() -> None:
+    assert titles(["runs/a/digits"]) == ["digits"]
+    assert titles(["/x/a/digits", "/x/b/digits"]) == ["a/digits", "b/digits"]
+    assert titles(["digits", "runs/digits"]) == ["digits", "runs/digits"]
+    assert titles(["runs/digits", "runs/digits"]) == ["digits", "digits"]
+    assert titles(["/"]) == ["/"]
+    deep = Player(str(Path("digits").resolve()), Path("digits"), CPU, (), "digits")
+    (html,) = page.Page([deep]).draw(ONE, [("ema", "auto", {})])
+    assert "<b>digits</b>" in html
+    assert f"genobj sample {Path('digits').resolve()} " in html
+
+
 def test_mistakes_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ValueError, match=r"needs gradio; type pip install 'genobj\[demo\]'"):
@@ -296,9 +342,22 @@ def controls_reach_their_model() -> None:
     assert "genobj sample digits --nfe 4 --count 20 --seed 7 --label 3</pre>" in first
     assert "genobj sample own --nfe 4 --count 20 --seed 7 --label 3 --sampler restart kappa=0.5</pre>" in second
     follows = [one.fn for one in blocks.fns.values() if one.name == "changes"]
-    assert len(follows) == 4  # a sampler and a time grid of both
-    assert follows[0]("restart")["visible"]  # the only one here with settings of its own
-    assert [change["visible"] for change in follows[1]("karras")] == [True, False, False, False]
+    assert len(follows) == 2  # time grids
+    assert [change["visible"] for change in follows[0]("karras")] == [True, False, False, False]
+    takes = [one.fn for one in blocks.fns.values() if one.name == "taken"]
+    assert [one("restart", 1)["visible"] for one in takes] == [True, True]  # the only one with settings of its own
+    usual = [player(name).usual(1) == "restart" for name in ("digits", "own")]
+    assert [one("auto", 1)["visible"] for one in takes] == usual
+    assert usual[1]  # its own sampler
+    assert not takes[1]("euler", 2)["visible"]
+    values[labels.index("Sampler of own")] = "auto"
+    chooses = [one for one in blocks.fns.values() if one.name == "chooses" and one.outputs[0].label == "Sampler of own"]
+    assert {one.fn() for one in chooses} == {"restart"}
+    assert len(chooses) == 3  # kappa and its neighbours
+    kappa = [one for one in drawn.inputs if one.label == "kappa"][1]
+    assert kappa.value == 0.25  # what its own sampler says
+    values[1] = -3
+    assert all("seed -3: type 0 or more" in html and "<img" not in html for html in drawn.fn(*values))
 
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -313,6 +372,16 @@ socket.socket.connect = watched
 typer.run(command)
 """
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+
+
+def answered(request: Request) -> int:
+    """Status of a request, past any proxy."""
+    try:
+        with build_opener(ProxyHandler({})).open(request) as answer:
+            return answer.status
+    except HTTPError as error:
+        with error:
+            return error.code
 
 
 @pytest.fixture
@@ -386,6 +455,13 @@ def test_the_page_in_a_browser(served: str) -> None:
         kappa.fill("0.5")
         kappa.press("Enter")
         until("kappa=0.5")
+        own = tab.get_by_label("kappa").last  # seen although its sampler is `auto`
+        own.fill("0.75")
+        own.press("Enter")
+        until("genobj sample own --nfe 2 --count 40 --seed 1 --sampler restart kappa=0.75")
+        for host, path, status in (("evil.example", "", 403), ("localhost", "gradio_api/upload", 403), ("", "", 200)):
+            request = Request(f"{served}{path}", b"" if path else None, {"Host": host} if host else {})
+            assert answered(request) == status
         tab.get_by_label("Sampler of digits").click()
         tab.get_by_role("option", name="heun").click()
         slider.focus()

@@ -19,11 +19,13 @@ from genobj.cli import report as cli
 from genobj.metrics.records import Record
 from genobj.studies import charts, report
 from genobj.studies import gallery as pictures
-from genobj.studies.charts import Scale, Series, Spot, Tile, heat, lines, short, thinned, ticks
-from genobj.studies.collect import from_runs
+from genobj.studies.charts import Scale, Series, Spot, lines, short, thinned, ticks
+from genobj.studies.collect import from_runs, located
+from genobj.studies.contrast import common, differing
 from genobj.studies.courses import varying
 from genobj.studies.figures import Figures
 from genobj.studies.gallery import Gallery, Picture, Shown, gallery
+from genobj.studies.heatmaps import Tile, heat
 from genobj.studies.results import Results
 from genobj.studies.summary import duration, summary
 from tests.reporting import NFE, make_run, matrix, record, study, three, two_sweeps
@@ -107,8 +109,8 @@ def test_everything_has_a_name_for_those_who_cannot_see_it() -> None:
         assert attributes.get("aria-label") or attributes.get("aria-hidden") == "true"
     labelled = {a["for"] for a in page.all("label") if "for" in a}
     inside = len(re.findall(r"<label><input", text))
-    assert inside + len(labelled) == len(page.all("input"))
-    assert labelled == {"shots-slider"}
+    assert inside + len(labelled) == len(page.all("input")) + len(page.all("select"))
+    assert labelled == {"shots-slider", "highlight"}
     assert page.all("html")[0]["lang"] == "en"
     assert len(page.all("h1")) == 1
 
@@ -144,7 +146,8 @@ def test_the_summary_tells_means_seeds_differences_and_trouble_apart() -> None:
     assert table.lines[1].trouble == "1 failed"
     assert flow.broken == "1 of 3 diverged"
     assert flow.sort is None
-    assert meanflow.difference.startswith("+")
+    assert meanflow.difference.startswith("×")  # noqa: RUF001 - a ratio
+    assert float(meanflow.difference[2:]) > 1.5
     assert [head.counts for head in table.heads] == [["1 NFE", "2 NFE", "4 NFE", "32 NFE"]] * 2
     text = report.page(replace(results, cells=tuple(cells)), Gallery((), (), Picture()))
     assert "out of memory" in text
@@ -165,7 +168,7 @@ def test_figures_follow_the_axes_of_groups() -> None:
     assert [figure.title for figure in two] == ["Against beta", "Against network evaluations", "During training"]
     assert [entry.title for entry in two[0].legend] == ["DuMo", "MeanFlow"]
     assert [entry.title for entry in two[1].legend] == ["DuMo beta=0 to beta=1", "MeanFlow beta=0 to beta=0.9"]
-    assert [len(figure.plots) for figure in two] == [8, 2, 24]
+    assert [len(figure.plots) for figure in two] == [8, 2, 32]
     grid = Figures(study(matrix(), looks=1))
     assert [len(figure.plots) for figure in grid.heats()] == [8]
     assert not grid.sweeps()
@@ -182,7 +185,7 @@ def test_curves_join_their_end_only_where_it_was_measured_alike() -> None:
     results = study({"DuMo": [({}, 1.0)]})
     figure = Figures(results).over_training()[0]
     assert "stand apart" in figure.note
-    assert {plot.x for plot in figure.plots} == {"step", "seen", "time"}
+    assert {plot.x for plot in figure.plots} == {"step", "seen", "passes", "time"}
     alike = tuple(
         replace(c, curve=tuple(replace(k, records=tuple(replace(r, n=4096) for r in k.records)) for k in c.curve))
         for c in results.cells
@@ -201,6 +204,184 @@ def test_a_value_that_is_not_finite_is_a_cross_and_changes_no_mean() -> None:
     assert "nan" not in chart
     values = Figures(study(three()))._curve(study(three()).variants[0], "mmd", 1, "step", 1.0)
     assert all(value.low <= value.y <= value.high for value in values)
+
+
+def spots(*values: float) -> list[Spot]:
+    return [Spot(i, value, value, value, str(value)) for i, value in enumerate(values)]
+
+
+def test_cosines_keep_their_sign() -> None:
+    cosines = [0.9, 0.01] * 10
+    cosines[7] = -0.4
+    series = [Series("a", spots(*cosines))]
+    chart = lines(series, title="t", x="x", y="cosine", level=0.0, log_y=False, span=(-1.0, 1.0))
+    assert "logarithmic" not in chart
+    assert chart.count('class="level"') == 1
+    zero = float(re.findall(r'class="level" d="M\d+ ([\d.]+)H', chart)[0])
+    heights = [float(y) for y in re.findall(r'class="dot" d="M[\d.]+ ([\d.]+)m', chart)]
+    assert [i for i, y in enumerate(heights) if y > zero] == [7]
+    assert "logarithmic" in lines(series, title="t", x="x", y="cosine")  # as it would be by itself
+
+
+def test_real_data_far_away_are_told_in_words() -> None:
+    series = [Series("a", spots(2.0, 4.0, 100.0))]
+    for level, told in ((1.0, ""), (0.5, "real data 0.5, below"), (1000.0, "real data 1000, above")):
+        chart = lines(series, title="t", x="x", y="y", level=level, style="sweep")
+        assert ('class="level"' in chart) == (not told)
+        assert told in chart
+        assert ("100</text>" in chart) or level < 1
+
+
+def test_one_value_far_above_all_others_is_an_arrow() -> None:
+    rest = (2.46, 2.6, 3.0, 3.4, 3.7, 4.19)
+    chart = lines([Series("a", spots(*rest, 517.0))], title="t", x="x", y="y", style="sweep", cap=True)
+    assert chart.count('class="arrow"') == 1
+    assert ">517</text>" in chart
+    assert re.findall(r'class="line" d="([^"]+)"', chart)[0].count("L") == len(rest) - 1  # no line leads to it
+    assert "logarithmic" not in chart
+    heights = [float(y) for y in re.findall(r'class="dot" d="M[\d.]+ ([\d.]+)m', chart)]
+    assert len(heights) == len(rest)
+    assert max(heights) - min(heights) > 60  # what the others are is seen
+    assert 'class="arrow"' not in lines([Series("a", spots(*rest, 40.0))], title="t", x="x", y="y", cap=True)
+    assert 'class="arrow"' not in lines([Series("a", spots(2.0))], title="t", x="x", y="y", cap=True)
+
+
+def test_few_lines_have_names_at_their_ends_that_do_not_touch() -> None:
+    names = ["tri-head: FM + MeanFlow + CM", "tri-head: FM + Shortcut + CM", "CM"]
+    chart = lines([Series(name, spots(1.0, 1.1), variant=i) for i, name in enumerate(names)], title="t", x="x", y="y")
+    tags = re.findall(r'class="tag \w+ \w+" x="\d+" y="([\d.]+)" data-v="\d">([^<]+)<', chart)
+    assert {word for _, word in tags} == {"…+ MeanFlow + CM", "…+ Shortcut + CM", "CM"}
+    heights = sorted(float(y) for y, _ in tags)
+    assert all(b - a >= 12.9 for a, b in pairwise(heights))
+    many = [Series(str(i), spots(1.0, 2.0)) for i in range(9)]
+    assert 'class="tag' not in lines(many, title="t", x="x", y="y")
+
+
+def test_bars_at_one_place_stand_side_by_side() -> None:
+    points = [Spot(i, 2.0, 1.0, 3.0) for i in (1, 2)]
+    chart = lines([Series(str(i), points) for i in range(3)], title="t", x="x", y="y", style="sweep")
+    assert len(set(re.findall(r'class="bar" d="M([\d.]+) ', chart))) == 6
+
+
+def test_axes_that_a_study_calls_together_share_a_chart() -> None:
+    groups = {"DuMo": [({"beta": b}, 1 + b) for b in (0.1, 0.5, 0.9)]}
+    groups |= {"MeanFlow": [({"rho": r}, 2 + r) for r in (0.0, 0.5, 0.75)]}
+    assert [f.title for f in Figures(study(groups)).sweeps()] == ["Against beta", "Against rho"]
+    (figure,) = Figures(study(groups, together=[["beta", "rho"]])).sweeps()
+    assert figure.title == "Against beta and rho"
+    assert [entry.title for entry in figure.legend] == ["DuMo (beta)", "MeanFlow (rho)"]
+    assert figure.plots[0].svg.count('class="dot"') == 6
+    assert "0.75</text>" in figure.plots[0].svg
+
+
+def test_real_data_beside_a_curve_are_as_many_as_its_samples() -> None:
+    def floors(at_looks: float | None) -> list[int]:
+        results = study(three(), metrics=("mmd",))
+        curves = [
+            tuple(replace(k, records=tuple(replace(r, floor=at_looks) for r in k.records)) for k in c.curve)
+            for c in results.cells
+        ]
+        cells = tuple(replace(c, curve=curve) for c, curve in zip(results.cells, curves, strict=True))
+        (figure,) = Figures(replace(results, cells=cells)).over_training()
+        return [int("real data 0.4" in plot.svg or 'class="level"' in plot.svg) for plot in figure.plots]
+
+    assert set(floors(0.0004)) == {1}
+    assert set(floors(None)) == {0}  # the end's is of four times as many
+
+
+def test_runs_that_failed_change_no_curve() -> None:
+    results = study({"DuMo": [({}, 1.0)]}, metrics=("mmd",))
+    curve = tuple(
+        replace(k, records=tuple(replace(r, value=9.0) for r in k.records)) for k in results.cells[2].curve[:3]
+    )
+    cells = (*results.cells[:2], replace(results.cells[2], state="failed", error="nan", records=(), curve=curve))
+    without = Figures(replace(results, cells=cells[:2]))
+    failed = Figures(replace(results, cells=cells))
+    variant = results.variants[0]
+    assert failed._curve(variant, "mmd", 1, "step", 1.0) == without._curve(variant, "mmd", 1, "step", 1.0)
+    (figure,) = failed.over_training()
+    assert "runs that failed" in figure.note
+    assert figure.plots[0].svg.count(' lost"') == 1
+    assert "DuMo, seed 2: failed</title>" in figure.plots[0].svg
+    assert ' lost"' not in without.over_training()[0].plots[0].svg
+
+
+def test_time_is_a_median_and_passes_compare_costs() -> None:
+    results = study(three())
+    cells = [replace(c, seconds=s) for c, s in zip(results.cells[:3], (111.0, 37.0, 29.0), strict=True)]
+    table = summary(replace(results, cells=(*cells, *results.cells[3:])), Figures(results))
+    assert table.costs == ["Steps", "Samples", "Passes", "Time"]
+    assert table.lines[0].costs[3] == ("37 s", 37.0, "29 s to 1 min 51 s")
+    assert "passes compare what methods cost" in table.legend
+    assert "passes compare what methods cost" in Figures(results).over_training()[0].note
+    bare = replace(results, variants=tuple(replace(v, passes=0.0) for v in results.variants))
+    assert {plot.x for plot in Figures(bare).over_training()[0].plots} == {"step", "seen", "time"}
+
+
+def test_the_legend_names_the_test_and_the_facts_what_is_not_equal() -> None:
+    shares = {"DuMo": {"share": 1.0}, "MeanFlow": {"share": 2.0, "title": "MeanFlow"}}
+    results = study(three(), variants=shares)
+    text = report.page(results, Gallery((), (), Picture()))
+    for words in ("bootstrap", "Student", "of twenty that are equal", "MeanFlow gets 2 times as much"):
+        assert words in text
+    assert "env.json" in text
+    assert "env.json" not in report.page(study(three()), Gallery((), (), Picture()))
+    there = results.environment | {"folder": "/home/me", "command": ["genobj", "compare", "a", "--out", "b c", "-x"]}
+    text = report.page(replace(results, environment=there), Gallery((), (), Picture()))
+    assert "/home/me" not in text
+    assert ">genobj compare a -x</code>" in text
+
+
+def test_what_differs_is_told_in_few_rows() -> None:
+    parts = {"mf": {"kind": "mf", "weight": 1.0, "head": "w"}, "fm": {"kind": "fm", "weight": 0.5, "head": "v"}}
+    results = study({"a": [({"beta": 0.1}, 1.0), ({"beta": 0.9}, 2.0)], "b": [({}, 3.0)]})
+    trees = [
+        {"name": "x", "lr": 1, "objectives": {"fm": parts["fm"] | {"weight": 0.1}}},
+        {"name": "x", "lr": 1, "objectives": {"fm": parts["fm"] | {"weight": 0.9}}},
+        {"name": "y", "lr": 1, "objectives": {"mf": parts["mf"]}, "batch": 2},
+    ]
+    axis = {"axes": {"beta": {"settings": ["objectives.fm.weight"], "complement": []}}}
+    made = tuple(replace(v, settings=tree) for v, tree in zip(results.variants, trees, strict=True))
+    results = replace(results, variants=made, study=results.study | {"variants": {"a": axis}})
+    found = differing(results, ["a1", "a2", "b"])
+    assert found.columns == ["a1", "a2", "b"]
+    assert found.rows == [
+        ("objectives.fm", ["fm", "fm", "–"]),  # noqa: RUF001
+        ("objectives.fm.weight", ["0.1", "0.9", "–"]),  # noqa: RUF001
+        ("batch", ["–", "–", "2"]),  # noqa: RUF001
+        ("objectives.mf", ["–", "–", "mf"]),  # noqa: RUF001
+    ]
+    assert common(results) == [("lr", "1")]
+    many = replace(results, variants=made * 3)
+    turned = differing(many, [str(i) for i in range(9)])
+    assert turned.columns == ["objectives.fm", "objectives.fm.weight", "batch", "objectives.mf"]
+    assert turned.rows[1] == ("1", ["fm", "0.9", "–", "–"])  # noqa: RUF001
+
+
+def test_a_study_finds_its_runs_from_anywhere(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old" / "runs" / "study").mkdir(parents=True)
+    shutil.copytree(runs / "a0", tmp_path / "old" / "runs" / "cells" / "a0")
+    cells = study(three(), seeds=(0,), nfe=[1], folders=[Path("runs/cells/a0")] * 3)
+    plain = replace(cells, environment={"folder": str(tmp_path / "old")})
+    (tmp_path / "far").mkdir()
+    monkeypatch.chdir(tmp_path / "far")
+    expected = str(tmp_path / "old" / "runs" / "cells" / "a0")
+    assert {c.folder for c in located(plain, tmp_path / "far").cells} == {expected}  # where it ran
+    moved = shutil.move(tmp_path / "old", tmp_path / "new")
+    beside = located(plain, Path(moved) / "runs" / "study")
+    assert {c.folder for c in beside.cells} == {str(tmp_path / "new" / "runs" / "cells" / "a0")}
+    monkeypatch.chdir(moved)
+    assert located(plain, tmp_path / "far").cells == plain.cells  # from here
+    monkeypatch.chdir(tmp_path / "far")
+    asked = tuple(replace(v, settings=v.settings | {"diagnose": {"every": 20}}) for v in plain.variants)
+    report.write(replace(plain, variants=asked), tmp_path / "far" / "page.html")
+    text = (tmp_path / "far" / "page.html").read_text(encoding="utf-8")
+    assert "Of 3 of 3 variants the runs are not at hand: no samples." in text
+    assert "3 of 3 runs that measured them are not at hand: their cosines are not drawn." in text
+    report.write(replace(beside, variants=asked), tmp_path / "far" / "page.html")
+    text = (tmp_path / "far" / "page.html").read_text(encoding="utf-8")
+    assert "not at hand" not in text
+    assert "Pictures and the scores below them are those of seed 0." in text
 
 
 @pytest.mark.parametrize(
@@ -248,17 +429,58 @@ def test_heat_maps_grade_from_worst_to_best() -> None:
     assert re.findall(r'class="tile (\w+) best" data-v="(\d)"', down) == [("h6", "0")]
     assert re.findall(r'class="tile (\w+) best" data-v="(\d)"', up) == [("h6", "2")]
     assert 'class="tile broken" data-v="3"' in down
+    shared = heat(tiles, "abcd", ["r"], title="t", x="x", y="y", up=False, among=(0.01, 1.0, 2.0, 4.0, 5.0))
+    assert re.findall(r'class="tile (\w+) best" data-v="(\d)"', shared) == [("h2", "0")]
+    assert "logarithmic, shared by all maps" in shared
+    assert "colours" not in down
 
 
-def _luminance(colour: str) -> float:
+def test_heat_maps_of_one_measure_share_their_colours() -> None:
+    groups = matrix() | {"MeanFlow": [({**point}, 50 * level) for point, level in matrix()["DuMo"]]}
+    good, bad = Figures(study(groups, metrics=("mmd",))).heats()
+    assert "shared by all maps" in bad.plots[0].svg
+    assert "tile h6" in good.plots[0].svg
+    assert "tile h6" not in bad.plots[0].svg
+    assert re.search(r"<title>DuMo [^<]*: [\d.]+ ± [\d.]+, 3 seeds", good.plots[0].svg)
+
+
+OKLAB = (
+    (0.2104542553, 0.7936177850, -0.0040720468),
+    (1.9779984951, -2.4285922050, 0.4505937099),
+    (0.0259040371, 0.7827717662, -0.8086757660),
+)
+LMS = (
+    (0.4122214708, 0.5363325363, 0.0514459929),
+    (0.2119034982, 0.6806995451, 0.1073969566),
+    (0.0883024619, 0.2817188376, 0.6299787005),
+)
+
+
+def _linear(colour: str) -> torch.Tensor:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    whole = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return torch.tensor(whole, dtype=torch.float64)
+
+
+def _light(linear: torch.Tensor) -> float:
+    return (linear * torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64)).sum().item()
+
+
+def _mixed(one: str, other: str, share: float) -> float:
+    """Luminance of a browser's color-mix(in oklab, one share, other)."""
+    lms, lab = torch.tensor(LMS, dtype=torch.float64), torch.tensor(OKLAB, dtype=torch.float64)
+    a, b = (lab @ (lms @ _linear(colour)) ** (1 / 3) for colour in (one, other))
+    mixed = torch.linalg.solve(lms, torch.linalg.solve(lab, share * a + (1 - share) * b) ** 3)
+    return _light(mixed.clamp(0, 1))
+
+
+def _apart(one: float, other: float) -> float:
+    low, high = sorted((one, other))
+    return (high + 0.05) / (low + 0.05)
 
 
 def _contrast(one: str, other: str) -> float:
-    a, b = sorted((_luminance(one), _luminance(other)))
-    return (b + 0.05) / (a + 0.05)
+    return _apart(_light(_linear(one)), _light(_linear(other)))
 
 
 @pytest.mark.parametrize("theme", [0, 1])
@@ -274,7 +496,16 @@ def test_colours_can_be_read_in_light_and_dark(theme: int) -> None:
     assert all(_contrast(level[theme], level[2 + theme]) >= 4.5 for level in levels)
     hues = re.findall(r"\.c\d \{ --c: light-dark\((#\w+), (#\w+)\); \}", CSS)
     assert len(hues) == charts.HUES
-    assert all(_contrast(hue[theme], pairs["bg"]) >= 3 for hue in hues)
+    shades = {
+        name: (int(share) / 100, other)
+        for name, share, other in re.findall(
+            r"\.(s\d) \{ --k: color-mix\(in oklab, var\(--c\) (\d+)%, var\(--(\w+)\)\)", CSS
+        )
+    }
+    assert len(shades) == charts.SHADES - 1
+    for hue in hues:
+        for share, other in [*shades.values(), (1.0, "bg")]:
+            assert _apart(_mixed(hue[theme], pairs[other], share), _light(_linear(pairs["bg"]))) >= 3, (hue, other)
 
 
 def test_seeds_become_one_variant_and_differences_axes(runs: Path) -> None:
@@ -301,6 +532,8 @@ def test_an_unfinished_run_is_said_and_a_wrong_folder_refused(runs: Path, tmp_pa
         from_runs([tmp_path / "nothing"])
     with pytest.raises(ValueError, match="not a run folder"):
         from_runs([tmp_path])
+    with pytest.raises(ValueError, match=r"results.json is a file; name the run's folder"):
+        from_runs([runs / "a0" / "results.json"])
     with pytest.raises(ValueError, match="name the folders"):
         from_runs([])
 
@@ -338,6 +571,9 @@ def test_points_are_kept_and_drawn_again_when_weights_change(
     with monkeypatch.context() as patched:
         patched.setattr(hub, "load", lambda *_: pytest.fail("a kept picture needs no model"))
         assert gallery(same, tmp_path) == first
+        elsewhere = [shutil.copytree(runs / name, tmp_path / "elsewhere" / name) for name in ("a0", "b0")]
+        gone = tuple(replace(c, folder=str(f)) for c, f in zip(same.cells, elsewhere, strict=True))
+        assert gallery(replace(same, cells=gone), tmp_path) == first  # a study that moves keeps its pictures
     moved = shutil.copytree(runs / "a0", tmp_path / "moved")
     (moved / "ema_0.9.safetensors").write_bytes((runs / "a1" / "ema_0.9.safetensors").read_bytes())
     cells = (replace(same.cells[0], folder=str(moved)), same.cells[1])
@@ -354,9 +590,14 @@ def test_images_become_small_webp_and_a_broken_folder_leaves_its_reason(runs: Pa
     assert all(p.data.startswith("data:image/webp;base64,") and p.small for p in one.pictures.values())
     assert sum(len(p.data) for p in one.pictures.values()) < 2 * pictures.LARGEST * 1.4
     assert found.data.data
-    assert "there is no" in gone.why
-    assert "no run" in none.why
+    assert gone.why == f"its run {tmp_path / 'gone'} is not at hand"
+    assert (gone.gone, none.gone, one.gone) == (True, True, False)
+    assert found.note == "Of 2 of 3 variants the runs are not at hand: no samples."
     assert bool(found)
+    failed = replace(results, cells=tuple(replace(c, state="failed") for c in results.cells))
+    nothing = gallery(failed, None)
+    assert {one.why for one in nothing.variants} == {"no run of this variant is finished"}
+    assert nothing.note == ""
     assert len(list((tmp_path / "study" / "pictures").glob("*.webp"))) == 3
 
 
@@ -398,6 +639,10 @@ def test_the_command_prints_where_and_what(runs: Path, tmp_path: Path, capsys: p
     page = Page(out.read_text())
     assert "Three runs" in "".join(page.words)
     assert page.all("section", id="gradients")
+    gradients = out.read_text().partition('id="gradients"')[2].partition("</section>")[0]
+    assert "cosine, logarithmic" not in gradients
+    assert f">{charts.MINUS}1</text>" in gradients  # all pairs from -1 to 1
+    assert gradients.count('class="level"') == 1
     with pytest.raises(ValueError, match="ends in"):
         cli.command([runs / "a0"], out=tmp_path / "page.pdf")
 
@@ -487,10 +732,29 @@ def test_sorting_and_sliding_in_a_browser(browser: Any, pages: Path) -> None:
     assert tab.evaluate(visible) == ["0", "1", "2", "3"] * 3
     assert not tab.locator("nav").is_visible()
     tab.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert tab.locator("details:not([open])").count() == 0
+    assert tab.locator("details.common[open]").count() == 1
+    assert tab.locator("pre:visible").count() == 1  # not the settings of every variant
     tab.evaluate("dispatchEvent(new Event('afterprint'))")
     assert tab.locator("details[open]").count() == 0
     assert complaints == []
+
+
+def test_paper_holds_wide_tables_and_large_pictures(browser: Any, tmp_path: Path) -> None:
+    variants = {f"{i} of them": [({}, 1.0 + i)] for i in range(14)}
+    results = study(variants, looks=1)
+    settings = [{**v.settings, f"part{i}": {"a_rather_long_name": i, "b": 2}} for i, v in enumerate(results.variants)]
+    made = [replace(v, settings=tree) for v, tree in zip(results.variants, settings, strict=True)]
+    picture = Picture(data="data:image/webp;base64,", wide=800, tall=300)
+    every = [Shown(v.name, {1: picture}, steps={0: picture, 1: picture}) for v in made[:2]]
+    page = report.page(replace(results, variants=tuple(made)), Gallery(every, (1,), Picture()))
+    (tmp_path / "wide.html").write_text(page, encoding="utf-8")
+    tab, _ = opened(browser, tmp_path / "wide.html", viewport={"width": 703, "height": 900})
+    tab.emulate_media(media="print")
+    assert tab.evaluate("document.documentElement.scrollWidth") == 703
+    assert tab.evaluate("Math.max(...[...document.querySelectorAll('table')].map(t => t.offsetWidth))") <= 703
+    shares = """[...document.querySelectorAll('#stages .slide')].map(
+        s => s.offsetWidth / s.parentElement.offsetWidth)"""
+    assert all(0.4 < share <= 0.5 for share in tab.evaluate(shares))
 
 
 def test_a_phone_the_dark_the_filter_and_copies(browser: Any, pages: Path) -> None:
@@ -510,6 +774,11 @@ def test_a_phone_the_dark_the_filter_and_copies(browser: Any, pages: Path) -> No
     assert tab.locator("#scores tbody tr:visible").count() == 1
     assert tab.locator("#shots .card:visible").count() == 1
     assert tab.locator("#shown").inner_text() == "1 of 21"
+    tab.get_by_role("button", name="All").click()
+    tab.get_by_label("Highlight").select_option("DuMo beta=0.6")
+    thick = """[...document.querySelectorAll('[data-metric="0"][data-nfe="0"][data-x="step"] .chart g[data-v]')].filter(
+        g => getComputedStyle(g).opacity == 1).map(g => g.dataset.v)"""
+    assert tab.evaluate(thick) == ["6"]
     tab.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as where it is not allowed
     copy = tab.locator(".copy").first
     copy.press("Enter")

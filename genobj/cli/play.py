@@ -28,7 +28,7 @@ def command(
     """
     from genobj import hub
     from genobj.play import page, server
-    from genobj.play.players import Player, cloud, fit
+    from genobj.play.players import Player, cloud, fit, titles
     from genobj.training.distributed import device_of, set_threads
 
     server.gradio()
@@ -38,9 +38,10 @@ def command(
     load_plugins([*(file for name in names for file in plugins_of(name)), *(plugin or [])])
     flags = [*([] if device == "auto" else ["--device", device]), *(w for p in plugin or [] for w in ("--plugin", p))]
     players = []
-    for name, folder in zip(names, folders, strict=True):
+    shown = titles([str(name) for name in names])
+    for name, folder, short in zip(names, folders, shown, strict=True):
         more = ["--revision", revision] if revision and name is run else []
-        players.append(Player(str(name), folder, device_of(device), (*more, *flags)))
+        players.append(Player(str(name), folder, device_of(device), (*more, *flags), short))
     fit(players)
     set_threads(0, max((p.open().model for p in players), key=lambda m: sum(w.numel() for w in m.parameters())))
     blocks = page.Page(players, cloud(players[0])).build()

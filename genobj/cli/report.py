@@ -36,14 +36,14 @@ def command(
     from dataclasses import replace
 
     from genobj.cli.scores import Counter
-    from genobj.studies.collect import from_runs, study_file
+    from genobj.studies.collect import from_runs, located, study_file
     from genobj.studies.report import write
 
     file = study_file(runs[0]) if len(runs) == 1 else None
     results = from_runs(runs, title, question)
     if file is not None:
         words = {key: text for key, text in (("title", title), ("question", question)) if text}
-        results = replace(results, study=results.study | words)
+        results = located(replace(results, study=results.study | words), file.parent)
     for cell in results.cells:
         if cell.folder and Path(cell.folder).is_dir():
             load_plugins(plugins_of(Path(cell.folder)))

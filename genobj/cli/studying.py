@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -215,6 +216,11 @@ class Bars:
         console.print(escape(f"{self._title()}{left}; {what}"), soft_wrap=True)
 
 
+def _wide() -> Console:
+    """Where a table goes: the terminal, or a file with long lines."""
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+
+
 def plan(conductor: "Conductor") -> None:
     """What every variant would be trained with."""
     study = conductor.study
@@ -234,7 +240,7 @@ def plan(conductor: "Conductor") -> None:
             told[0], told[1], told[3] = f"{train.steps:,}", f"{seen:,}", f"{seen * row.passes:,.0f}"
             told[5] = f"{left}" + (f", {diverged} diverged" if diverged else "")
         table.add_row(escape(row.name), *told)
-    console.print(table, width=None if console.is_terminal else WIDE, crop=False)
+    _wide().print(table)
     if study.measure == "speed":
         return console.print(f"{study.rounds} interleaved rounds of each; nothing is trained")
     if timed:
@@ -265,7 +271,7 @@ def bill(study: "Study", rows: "Sequence[object]") -> None:
             f"{hours:,.0f}",
         )
     console.print(f"[bold]{study.title or study.name}[/bold]")
-    console.print(table)
+    _wide().print(table)
     seeds = f"seeds {', '.join(map(str, study.seeds))}"
     console.print(
         f"{total:,.0f} GPU-hours for {seeds}, if a GPU does {RATE / 1e12:.0f} TFLOP/s (assumed: 45 % of an H200's rate "
@@ -315,7 +321,7 @@ def summary(results: "Results") -> None:
         table.add_column(tables.heading(results.about(metric), nfe), justify="right", min_width=widest)
     for name, scores in lines:
         table.add_row(escape(name), *scores)
-    console.print(table, width=None if console.is_terminal else WIDE, crop=False)
+    _wide().print(table)
     if measures:
         console.print("mean +- standard deviation over seeds; * the best", style="dim")
     colours = {"agrees": "green", "disagrees": "red", "inconclusive": "yellow"}

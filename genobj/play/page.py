@@ -14,7 +14,7 @@ from genobj.evaluation import shown
 from genobj.pictures import columns
 from genobj.play import figures
 from genobj.play.knobs import Key
-from genobj.play.panels import AUTO, Panel, follow, panel
+from genobj.play.panels import AUTO, START, Panel, follow, panel
 from genobj.play.players import Answer, Noise, Player
 from genobj.play.server import gradio
 
@@ -58,9 +58,9 @@ class Page:
         html = list[str]()
         for player, one in zip(self.players, answers, strict=True):
             if isinstance(one, str):
-                html.append(figures.refused(one, player.name))
+                html.append(figures.refused(one, player.title))
             else:
-                html.append(figures.figure(one, player.name, classes, self.behind, limit))
+                html.append(figures.figure(one, player.title, classes, self.behind, limit))
         return html
 
     @staticmethod
@@ -76,10 +76,10 @@ class Page:
         """The page as gradio's blocks, not yet served."""
         ui = gradio()
         with ui.Blocks(title="genobj play", analytics_enabled=False) as blocks:
-            ui.HTML(f"<h1>{escape(' and '.join(player.name for player in self.players))}</h1>")
+            ui.HTML(f"<h1>{escape(' and '.join(player.title for player in self.players))}</h1>")
             with ui.Row():
-                nfe = ui.Slider(1, MOST_NFE, value=1, step=1, label="NFE", info="Network evaluations per sample.")
-                seed = ui.Number(0, precision=0, minimum=0, label="Seed", info="All models see the same noise.")
+                nfe = ui.Slider(1, MOST_NFE, value=START, step=1, label="NFE", info="Network evaluations per sample.")
+                seed = ui.Number(0, precision=0, label="Seed", info="All models see the same noise.")
                 again = ui.Button("New noise", min_width=120, scale=0)
             with ui.Row():
                 drawings = [self._drawing(ui) for _ in self.players]
@@ -100,8 +100,8 @@ class Page:
             told = [one.submit if isinstance(one, ui.Textbox) else one.change for one in inputs]
             ui.on([blocks.load, *told], drawn, inputs, drawings, trigger_mode="always_last", show_progress="hidden")
             again.click(lambda value: (value or 0) + 1, seed, seed, show_progress="hidden")
-            for one in panels:
-                follow(ui, one)
+            for player, one in zip(self.players, panels, strict=True):
+                follow(ui, one, player, nfe)
         return blocks
 
     def read(self, panels: Sequence[Panel], values: Sequence[Any]) -> list[str]:
@@ -111,7 +111,9 @@ class Page:
         for one in panels:
             (weights, sampler, *own), rest = rest[: 2 + len(one.controls)], rest[2 + len(one.controls) :]
             chosen.append((weights, sampler, dict(zip(one.controls, own, strict=True))))
-        seed = max(int(seed or 0), 0)  # an emptied field
+        seed = int(seed or 0)  # an emptied field
+        if seed < 0:
+            return [figures.refused(f"seed {seed}: type 0 or more", player.title) for player in self.players]
         return self.draw(Noise(int(nfe), seed, int(count), None if label in (None, ALL) else int(label)), chosen)
 
     @staticmethod

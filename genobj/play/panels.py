@@ -12,6 +12,9 @@ from genobj.samplers.base import Sampler
 AUTO = "auto"
 """What the choice of a sampler calls the model's own."""
 
+START = 1
+"""Evaluations that the page starts with."""
+
 
 @dataclass
 class Panel:
@@ -47,13 +50,14 @@ def panel(ui: Any, player: Player) -> Panel:
     common = {one.key[1]: one for one in knobs.shared(first, settings.horizons, player.open().model.fed)}
     more = [*(["interval"] if settings.classes else []), "grid", *(["head"] if len(settings.horizons) > 1 else [])]
     with ui.Column(min_width=320):
-        weights = ui.Dropdown(names, value=names[0], label=f"Weights of {player.name}")
-        about = {"label": f"Sampler of {player.name}", "info": "auto: the usual one for its heads and NFE."}
+        weights = ui.Dropdown(names, value=names[0], label=f"Weights of {player.title}")
+        about = {"label": f"Sampler of {player.title}", "info": "auto: the usual one for its heads and NFE."}
         made = Panel(weights, ui.Dropdown([AUTO, *samplers], value=AUTO, **about))
         if settings.classes:
             made.put(ui, [common["guidance"]])
         for name, part in samplers.items():
-            made.group(ui, name, knobs.extra(part, name, Sampler))
+            mine = own if own is not None and type(own) is type(part) else None
+            made.group(ui, name, knobs.extra(part, name, Sampler, mine), visible=name == player.usual(START))
         with ui.Accordion("More", open=False):
             made.put(ui, [common[name] for name in more])
             for name, part in knobs.grids().items():
@@ -63,13 +67,36 @@ def panel(ui: Any, player: Player) -> Panel:
     return made
 
 
-def follow(ui: Any, panel: Panel) -> None:
-    """Show the controls of the chosen sampler and of the chosen time grid, and no others."""
-    for choice, prefix in ((panel.sampler, ""), (panel.controls[("", "grid")], "grid ")):
-        names = [name for name in panel.groups if name.startswith("grid ") == bool(prefix)]
-        if names:
-            outputs = [panel.groups[name] for name in names]
-            choice.change(_visible(ui, names, prefix), choice, outputs, show_progress="hidden")
+def follow(ui: Any, panel: Panel, player: Player, nfe: Any) -> None:
+    """Show the controls of the chosen sampler and of the chosen time grid, and no others.
+
+    nfe: the page's control. With `auto` the controls of what it takes are shown, and touching one chooses it by name.
+    """
+    grids = [name for name in panel.groups if name.startswith("grid ")]
+    samplers = [name for name in panel.groups if name not in grids]
+    if grids:
+        grid, changes = panel.controls[("", "grid")], _visible(ui, grids, "grid ")
+        grid.change(changes, grid, [panel.groups[name] for name in grids], show_progress="hidden")
+    if not samplers:
+        return
+    shows = _visible(ui, samplers, "")
+
+    def taken(chosen: str, count: float) -> Any:
+        return shows(player.usual(int(count)) if chosen == AUTO else chosen)
+
+    outputs, asked = [panel.groups[name] for name in samplers], [panel.sampler, nfe]
+    ui.on([one.change for one in asked], taken, asked, outputs, show_progress="hidden")
+    for (group, _), control in panel.controls.items():
+        if group in samplers:
+            touched = control.submit if isinstance(control, ui.Textbox) else control.input
+            touched(_always(group), None, panel.sampler, show_progress="hidden")
+
+
+def _always(group: str) -> Callable[[], str]:
+    def chooses() -> str:
+        return group
+
+    return chooses
 
 
 def _visible(ui: Any, names: Sequence[str], prefix: str) -> Callable[[str], Any]:

@@ -62,12 +62,19 @@ class Player:
     folder: Path
     device: torch.device
     flags: Sequence[str] = ()
+    short: str = ""
+    """What headings and labels call it; unset: its name."""
     _opened: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         keep = lru_cache(maxsize=KEPT)(lambda weights: opened(self.folder, weights, self.device))
         object.__setattr__(self, "_opened", keep)
         self.open()
+
+    @property
+    def title(self) -> str:
+        """What headings and labels call it."""
+        return self.short or self.name
 
     def open(self, weights: str = "ema") -> Pretrained:
         """The model with these weights. ValueError if the folder lacks them."""
@@ -89,6 +96,13 @@ class Player:
         own, horizons = self.open().evaluation, self.open().settings.horizons
         chosen = own.sampler if name is None else SAMPLERS.get(name)()
         return type(own).model_validate(dict(own) | {"nfe": (nfe,), "sampler": chosen}).samplers(horizons)[nfe]
+
+    def usual(self, nfe: int) -> str:
+        """Name of the sampler that the model takes itself; '' where it has none for so many evaluations."""
+        try:
+            return SAMPLERS.name_of(type(self.base(None, nfe)))
+        except ValueError:
+            return ""
 
     def answer(self, noise: Noise, weights: str, name: str | None, values: Mapping[Key, Any]) -> Answer:
         """Samples by the sampler called `name`, with what the controls of the page say.
@@ -123,6 +137,16 @@ def _alone(cls: type[Sampler], table: Mapping[str, Any], steps: int) -> Mapping[
     except ValueError:
         return {"steps": steps, **table}
     return table
+
+
+def titles(names: Sequence[str]) -> list[str]:
+    """The last words of paths, as many of them as tell the paths apart: digits, or a/digits and b/digits."""
+    parts = [[word for word in name.split("/") if word] or [name] for name in names]
+    for count in range(1, max(map(len, parts)) + 1):
+        made = ["/".join(words[-count:]) for words in parts]
+        if len(set(made)) == len(set(names)):
+            return made
+    return list(names)
 
 
 def fit(players: Sequence[Player]) -> None:

@@ -13,8 +13,11 @@ FIRST_PORT, PORTS = 7860, 100
 """Ports that are tried if nobody names one."""
 OLDEST = 6
 """First version of gradio whose `launch` takes theme and style."""
-POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-"""What browsers are told: load nothing from elsewhere, whatever this version of gradio would like to."""
+POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'"
+"""What browsers are told: load nothing from elsewhere, whatever this version of gradio would like to, and show the page
+inside no other one."""
+HERE = frozenset({"127.0.0.1", "localhost", "[::1]"})
+"""Names of this machine, by which a page that only it can reach may be asked for."""
 STYLE = figures.STYLE + "footer { display: none !important }\nh1 { font-size: 1.1rem; font-weight: 600 }\n"
 
 
@@ -31,20 +34,41 @@ def gradio() -> Any:
 
 
 class Closed:
-    """ASGI middleware that sends POLICY with every answer."""
+    """ASGI middleware that sends POLICY with every answer and lets strange websites do nothing.
 
-    def __init__(self, app: Any):
-        self.app = app
+    Pages of strangers can make a browser send requests here. The page itself uploads nothing, so uploads are refused.
+    hosts: names by which the page may be asked for, against names of strangers that lead to this machine; none: any.
+    """
+
+    def __init__(self, app: Any, hosts: frozenset[str] = frozenset()):
+        self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass everything on, with one header more."""
+        """Pass on what may be asked, with one header more; 403 for the rest."""
 
         async def sent(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), (b"content-security-policy", POLICY)]
             await send(message)
 
-        await self.app(scope, receive, sent)
+        if scope["type"] not in ("http", "websocket") or self._allows(scope):
+            await self.app(scope, receive, sent)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await sent({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"This page is for its own machine, and takes no files."})
+
+    def _allows(self, scope: Any) -> bool:
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        own = not self.hosts or all(_bare(host) in self.hosts for host in hosts)
+        return own and "upload" not in scope["path"].lower().split("/")
+
+
+def _bare(host: str) -> str:
+    """A Host header without its port."""
+    name, _, port = host.rpartition(":")
+    return (name if name and port.isdigit() else host).lower()
 
 
 def place(host: str, port: int | None) -> tuple[str, int]:
@@ -86,7 +110,9 @@ def serve(blocks: Any, host: str, port: int) -> str:
     from starlette.middleware import Middleware  # gradio's own web framework
 
     alone = {"share": False, "ssr_mode": False, "mcp_server": False, "enable_monitoring": False, "inbrowser": False}
-    where = {"server_name": host, "server_port": port, "app_kwargs": {"middleware": [Middleware(Closed)]}}
+    hosts = HERE | {host.lower()} if loopback(host) else frozenset[str]()
+    middleware = [Middleware(Closed, hosts=hosts)]
+    where = {"server_name": host, "server_port": port, "app_kwargs": {"middleware": middleware}}
     _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, theme=theme, css=STYLE, **where, **alone)
     return address
 

@@ -1,11 +1,11 @@
-"""Charts as inline SVG: lines with a band over seeds, sweeps with their spread, heat maps.
+"""Charts as inline SVG: lines with a band over seeds, sweeps with their spread; see heatmaps for maps.
 
 Drawn by hand, not by matplotlib: a chart takes a few kB instead of a hundred, follows the page's light or dark colours
 through its style sheet (classes c0 to c6 for a hue, s0 to s4 for its shade), and can be read aloud.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -18,15 +18,23 @@ LETTER = 6.8
 """Width of a letter at the 12 units of labels, rather too wide than too narrow."""
 HUES, SHADES = 7, 5
 DASHES = ("", "7 3", "2 3", "8 3 2 3")
-WIDE = 30.0
-"""Ratio of largest to smallest value from which on an axis is logarithmic."""
+WIDE, STEEP = 30.0, 8.0
+"""Ratios of largest to smallest value from which on an axis is logarithmic: of all charts, and of curves."""
+NEAR = 3.0
+"""Ratio to the nearest value up to which what real data score lies on a logarithmic axis; else its value is written."""
+FAR = 10.0
+"""Ratio to the next value from which on the largest ones of a sweep lie beyond the axis, as arrows."""
 BELOW = 0.1
 """Share of values that may not be positive on a logarithmic axis; they lie on its lower edge."""
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 MARKERS = 80
 """Points of all curves up to which each has its marker."""
 BANDS = 8
-"""Lines up to which each has its band: more of them hide each other."""
+"""Lines up to which each has its band, and its name at its end: more of them hide each other."""
+LINE, TAG = 13.0, 16
+"""Units between names at the ends of lines, and letters of a name at most."""
+BESIDE = 3.2
+"""Units between the bars of lines with a value at the same place."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,8 @@ class Series:
     ink: Ink = field(default_factory=Ink)
     variant: int | None = None
     """Number of the variant, for the page's filter."""
+    lost: bool = False
+    """Of a run that failed: a thin line that ends in a cross."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +98,12 @@ class Scale:
         return self.start + (self.end - self.start) * (at - low) / (high - low)
 
 
-def is_wide(values: Iterable[Real]) -> bool:
-    """Whether an axis of these values is logarithmic: nearly all are positive, and they span more than WIDE."""
+def is_wide(values: Iterable[Real], ratio: Real = WIDE) -> bool:
+    """Whether an axis of these values is logarithmic: nearly all are positive, and they span more than `ratio`."""
     finite = [value for value in values if math.isfinite(value)]
     positive = [value for value in finite if value > 0]
     few = len(finite) - len(positive) <= BELOW * len(finite)
-    return bool(positive) and few and max(positive) > WIDE * min(positive)
+    return bool(positive) and few and max(positive) > ratio * min(positive)
 
 
 def ticks(low: Real, high: Real, *, log: bool = False, most: int = 6) -> list[Real]:
@@ -148,77 +158,96 @@ def lines(
     at: Sequence[Real] = (),
     names: Sequence[str] = (),
     log_x: bool | None = None,
+    log_y: bool | None = None,
+    span: tuple[Real, Real] | None = None,
     level: Real | None = None,
     style: Literal["curve", "sweep"] = "curve",
+    cap: bool = False,
 ) -> Markup:
     """A chart of lines; x, y: titles of the axes; at: where the x axis has ticks, `names` in place of their numbers.
 
-    level: what real data score, a dotted line. style: curve (bands) or sweep (markers with bars). A value of a
-    logarithmic axis that is not positive lies on its lower edge, one that is not finite is a cross at the top.
+    log_y: whether the y axis is logarithmic (None: if its values span enough); span: its ends (None: those of the
+    values). level: what real data score, a dotted line, or words where it is far away. style: curve (bands) or sweep
+    (markers with bars). cap: few values far above all others are arrows at the top. A value of a logarithmic axis that
+    is not positive lies on its lower edge, one that is not finite is a cross at the top.
     """
     spots = [spot for one in series for spot in one.spots]
-    values = [v for s in spots for v in (s.y, s.low, s.high) if math.isfinite(v)]
-    log = is_wide(values)
-    bottom, top = _range(values, log, level)
+    most = _most(spots) if cap else math.inf
+    values = [v for s in spots if not s.y > most for v in (s.y, s.low, s.high) if math.isfinite(v)]
+    log = is_wide(values, STEEP if style == "curve" else WIDE) if log_y is None else log_y
+    bottom, top = span or _range(values, log, level)
     down = Scale(bottom, top, HEIGHT - BOTTOM, TOP, log)
     marks = ticks(bottom, top, log=log, most=5)
     left = 30 + max((LETTER * len(short(mark)) for mark in marks), default=0)
-    across = _across([s.x for s in spots], at, log_x, left)
-    body = [_frame(down, across, marks, at, names, left, x, y, log)]
-    if level is not None and bottom <= level <= top:
-        body.append(f'<path class="level" d="M{left:.0f} {down(level):.1f}H{WIDTH - RIGHT}"/>')
+    tags = _tags(series, down, most) if style == "curve" else []
+    right = WIDTH - RIGHT - (max(LETTER * len(word) for _, word, _ in tags) + 6 if tags else 0)
+    across = _across([s.x for s in spots], at, log_x, left, right)
+    body = [_frame(down, across, marks, at, names, left, right, x, y, log)]
+    if level is not None:
+        body.append(_level(level, down, left, right))
+    bars = BESIDE if style == "sweep" else 0.0
     bands, markers = style == "curve" and len(series) <= BANDS, style == "sweep" or len(spots) <= MARKERS
-    body += [_series(one, across, down, bands=bands, bars=style == "sweep", markers=markers) for one in series]
+    body += [
+        _series(one, across, down, bands=bands, bars=bars, markers=markers, most=most, shift=shift)
+        for one, shift in zip(series, _shifts(series, bars), strict=True)
+    ]
+    body += [
+        f'<text class="tag {one.ink.classes}" x="{right + 6:.0f}" y="{place:.1f}"{numbered(one.variant)}>'
+        f"{escape(word)}</text>"
+        for one, word, place in tags
+    ]
     said = "; ".join(f"{one.title}: {short(one.spots[-1].y)}" for one in series[:12] if one.spots)
-    return _svg("".join(body), f"{title}. {y} against {x}. Last values: {said}", WIDTH, HEIGHT)
+    return svg("".join(body), f"{title}. {y} against {x}. Last values: {said}", WIDTH, HEIGHT)
 
 
-class Tile(NamedTuple):
-    """A field of a heat map."""
+def _most(spots: Sequence[Spot]) -> Real:
+    """Value above which points of a sweep are arrows; infinite where none is far above all others."""
+    ys = sorted((spot.y for spot in spots if math.isfinite(spot.y)), reverse=True)
+    for i in range(min(max(len(ys) // 4, 1), len(ys) - 1)):
+        if ys[i] > FAR * ys[i + 1] > 0:
+            return ys[i + 1]
+    return math.inf
 
-    value: Real
-    text: str
-    label: str
-    variant: int | None = None
+
+def _shifts(series: Sequence[Series], by: Real) -> list[Real]:
+    """How far to the side every line's points are drawn, so that bars at the same place do not hide each other."""
+    return [by * (i - (len(series) - 1) / 2) if len(series) <= BANDS else 0.0 for i in range(len(series))]
 
 
-def heat(
-    tiles: Mapping[tuple[int, int], Tile], xs: Sequence[str], ys: Sequence[str], *, title: str, x: str, y: str, up: bool
-) -> Markup:
-    """A heat map: tiles by (column, row), names of columns and rows. up: higher values are better.
+def _tags(series: Sequence[Series], down: Scale, most: Real) -> list[tuple[Series, str, Real]]:
+    """Names for the ends of few lines, and how far down each stands; names of their numbers where they are long."""
+    ends = list[tuple[Series, Real]]()
+    for one in series:
+        last = next((s for s in reversed(one.spots) if math.isfinite(s.y) and not s.y > most), None)
+        if last is not None and not one.lost:
+            ends.append((one, down(last.y) + 4))
+    if not 1 < len(ends) <= BANDS:
+        return []
+    ends.sort(key=lambda end: end[1])
+    places = [place for _, place in ends]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + LINE)
+    over = max(places[-1] - (HEIGHT - BOTTOM + 4), 0.0)
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i] - over, places[i + 1] - LINE) if i + 1 < len(places) else places[i] - over
+    words = _shortest([one.title for one, _ in ends])
+    return [(one, word, place) for (one, _), word, place in zip(ends, words, places, strict=True)]
 
-    The better the stronger; the best one has a frame. Values that span more than WIDE are ranked by their logarithms.
-    """
-    finite = {key: tile.value for key, tile in tiles.items() if math.isfinite(tile.value)}
-    positive = finite and min(finite.values()) > 0
-    turn = math.log if positive and is_wide(finite.values()) else float
-    graded = {key: turn(value) * (1 if up else -1) for key, value in finite.items()}
-    worst, best = min(graded.values(), default=0.0), max(graded.values(), default=0.0)
-    left = 34 + LETTER * max(map(len, ys), default=1)
-    wide, tall = max(min(130.0, (WIDTH - left - 8) / max(len(xs), 1)), 26.0), 42.0
-    size = min(13.0, max(8.0, wide / (0.62 * max((len(t.text) for t in tiles.values()), default=4))))
-    body = []
-    for (column, row), tile in tiles.items():
-        cx, cy = left + column * wide, 8 + row * tall
-        grade = 0.0 if best == worst else (graded.get((column, row), worst) - worst) / (best - worst)
-        name = f"h{round(6 * grade)}" if (column, row) in graded else "broken"
-        top = " best" if graded.get((column, row)) == best else ""
-        body.append(
-            f'<g class="tile {name}{top}"{_number(tile.variant)}><title>{escape(tile.label)}</title>'
-            f'<rect x="{cx + 1:.1f}" y="{cy + 1:.1f}" width="{wide - 2:.1f}" height="{tall - 2:.1f}" rx="3"/>'
-            f'<text x="{cx + wide / 2:.1f}" y="{cy + tall / 2 + size / 3:.1f}" style="font-size:{size:.1f}px">'
-            f"{escape(tile.text)}</text></g>"
-        )
-    end = 8 + len(ys) * tall
-    for i, name in enumerate(ys):
-        body.append(f'<text class="end" x="{left - 6:.0f}" y="{8 + (i + 0.5) * tall + 4:.0f}">{escape(name)}</text>')
-    middles = [left + (i + 0.5) * wide for i in range(len(xs))]
-    for i in thinned(middles, [LETTER * len(name) for name in xs]):
-        body.append(f'<text x="{middles[i]:.0f}" y="{end + 16:.0f}">{escape(xs[i])}</text>')
-    body.append(f'<text class="axis" x="{left + len(xs) * wide / 2:.0f}" y="{end + 36:.0f}">{escape(x)}</text>')
-    body.append(_upright(y, 8 + (end - 8) / 2))
-    said = "; ".join(tile.label for tile in tiles.values())
-    return _svg("".join(body), f"{title}. {y} by {x}: {said}", WIDTH, round(end + 44))
+
+def _shortest(titles: Sequence[str]) -> list[str]:
+    """Titles in at most TAG letters each: as they begin or, where that tells no difference, as they end."""
+    dots = "\N{HORIZONTAL ELLIPSIS}"
+    begun = [title if len(title) <= TAG else title[: TAG - 1].rstrip() + dots for title in titles]
+    ended = [title if len(title) <= TAG else dots + title[1 - TAG :].lstrip() for title in titles]
+    return [end if begun.count(start) > 1 else start for start, end in zip(begun, ended, strict=True)]
+
+
+def _level(level: Real, down: Scale, left: Real, right: Real) -> str:
+    """What real data score: a line, or words where it lies beyond the axis."""
+    if down.low <= level <= down.high:
+        return f'<path class="level" d="M{left:.0f} {down(level):.1f}H{right:.0f}"/>'
+    side = "below" if level < down.low else "above"
+    return f'<text class="end" x="{right:.0f}" y="11">real data {escape(short(level))}, {side}</text>'
 
 
 def swatch(ink: Ink) -> Markup:
@@ -238,9 +267,9 @@ def _range(values: Sequence[Real], log: bool, level: Real | None) -> tuple[Real,
     """Ends of the y axis, with room; zero is one of them where that costs little."""
     if log:
         positive = [value for value in values if value > 0]
-        low, high = min(positive), max(positive)
-        if level is not None and low / WIDE < level < low:
-            low = level
+        low, high = min(positive, default=0.1), max(positive, default=1.0)
+        if level is not None and low / NEAR < level < high * NEAR:
+            low, high = min(low, level), max(high, level)
         return low / 1.25, high * 1.25
     low, high = min(values, default=0.0), max(values, default=1.0)
     if level is not None and low - (high - low) / 2 < level < low:
@@ -250,14 +279,14 @@ def _range(values: Sequence[Real], log: bool, level: Real | None) -> tuple[Real,
     return (low if low == 0 else low - room), high + room
 
 
-def _across(values: Sequence[Real], at: Sequence[Real], log: bool | None, left: Real) -> Scale:
+def _across(values: Sequence[Real], at: Sequence[Real], log: bool | None, left: Real, right: Real) -> Scale:
     found = [value for value in (*values, *at) if math.isfinite(value)]
     low, high = min(found, default=0.0), max(found, default=1.0)
     log = low > 0 and (is_wide(found) if log is None else log)
     if low == high:
         low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
     inset = 10 if at else 4
-    return Scale(low, high, left + inset, WIDTH - RIGHT - inset, log)
+    return Scale(low, high, left + inset, right - inset, log)
 
 
 def _frame(
@@ -267,6 +296,7 @@ def _frame(
     at: Sequence[Real],
     names: Sequence[str],
     left: Real,
+    right: Real,
     x: str,
     y: str,
     log: bool,
@@ -275,7 +305,7 @@ def _frame(
     parts = []
     for mark in marks:
         place = down(mark)
-        parts.append(f'<path class="grid" d="M{left:.0f} {place:.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<path class="grid" d="M{left:.0f} {place:.1f}H{right:.0f}"/>')
         parts.append(f'<text class="end" x="{left - 5:.0f}" y="{place + 4:.1f}">{escape(short(mark))}</text>')
     stops = list(at) or ticks(across.low, across.high, log=across.log, most=6)
     words = list(names) or [short(stop) for stop in stops]
@@ -283,19 +313,22 @@ def _frame(
         place = across(stops[i])
         parts.append(f'<path class="grid" d="M{place:.1f} {HEIGHT - BOTTOM}v4"/>')
         parts.append(f'<text x="{place:.1f}" y="{HEIGHT - BOTTOM + 17}">{escape(words[i])}</text>')
-    parts.append(f'<path class="frame" d="M{left:.0f} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
-    middle = (left + WIDTH - RIGHT) / 2
+    parts.append(f'<path class="frame" d="M{left:.0f} {TOP}V{HEIGHT - BOTTOM}H{right:.0f}"/>')
+    middle = (left + right) / 2
     parts.append(f'<text class="axis" x="{middle:.0f}" y="{HEIGHT - 8}">{escape(x)}</text>')
-    parts.append(_upright(y + (", logarithmic" if log else ""), (TOP + HEIGHT - BOTTOM) / 2))
+    parts.append(upright(y + (", logarithmic" if log else ""), (TOP + HEIGHT - BOTTOM) / 2))
     return "".join(parts)
 
 
-def _upright(text: str, middle: Real) -> str:
+def upright(text: str, middle: Real) -> str:
+    """Title of a y axis around this height."""
     return f'<text class="axis" transform="translate(13 {middle:.0f}) rotate(-90)">{escape(text)}</text>'
 
 
-def _series(one: Series, across: Scale, down: Scale, *, bands: bool, bars: bool, markers: bool) -> str:
-    """A line, its band or bars, its markers and its crosses."""
+def _series(
+    one: Series, across: Scale, down: Scale, *, bands: bool, bars: Real, markers: bool, most: Real, shift: Real
+) -> str:
+    """A line, its band or bars, its markers, its arrows and its crosses."""
     kept = [spot for spot in one.spots if math.isfinite(spot.y) and math.isfinite(spot.x)]
     joined = [spot for spot in kept if not spot.apart]
     parts = [f"<title>{escape(one.title)}</title>"]
@@ -303,24 +336,37 @@ def _series(one: Series, across: Scale, down: Scale, *, bands: bool, bars: bool,
         there = [f"{across(s.x):.1f} {down(s.high):.1f}" for s in joined]
         back = [f"{across(s.x):.1f} {down(s.low):.1f}" for s in reversed(joined)]
         parts.append(f'<path class="band" d="M{"L".join(there + back)}Z"/>')
-    if len(joined) > 1:
-        way = "L".join(f"{across(s.x):.1f} {down(s.y):.1f}" for s in joined)
+    if len(near := [spot for spot in joined if not spot.y > most]) > 1:
+        way = "L".join(f"{across(s.x) + shift:.1f} {down(s.y):.1f}" for s in near)
         parts.append(f'<path class="line" d="M{way}"{_dashed(DASHES[one.ink.dash % len(DASHES)])}/>')
-    for spot in kept if markers else [s for s in kept if s.apart]:
-        cx, cy = across(spot.x), down(spot.y)
-        bar = f'<path class="bar" d="M{cx:.1f} {down(spot.low):.1f}V{down(spot.high):.1f}"/>'
-        shown = bar if bars and spot.low < spot.high else ""
-        label = f"<title>{escape(spot.label)}</title>" if spot.label else ""
-        opening = '<g class="apart">' if spot.apart else "<g>"
-        parts.append(f"{opening}{label}{shown}{_marker(one.ink.marker, cx, cy)}</g>")
+    for spot in kept if markers and not one.lost else [s for s in kept if s.apart]:
+        parts.append(_point(spot, one.ink.marker, across(spot.x) + shift, down, bars=bool(bars), far=spot.y > most))
     for spot in one.spots:
         if (spot.broken or not math.isfinite(spot.y)) and math.isfinite(spot.x):
-            cx, cy = across(spot.x), TOP + 4
             seeds = ", in some seeds" if math.isfinite(spot.y) else ""
-            label = f"<title>{escape(one.title)}: not finite{seeds}</title>"
-            cross = f"M{cx - 4:.1f} {cy - 4}l8 8m-8 0l8 -8"
-            parts.append(f'<g>{label}<path class="cross" d="{cross}"/></g>')
-    return f'<g class="{one.ink.classes}"{_number(one.variant)}>{"".join(parts)}</g>'
+            parts.append(_cross(f"{one.title}: not finite{seeds}", across(spot.x), TOP + 4))
+    if one.lost and kept:
+        parts.append(_cross(f"{one.title}: failed", across(kept[-1].x), down(kept[-1].y)))
+    lost = " lost" if one.lost else ""
+    return f'<g class="{one.ink.classes}{lost}"{numbered(one.variant)}>{"".join(parts)}</g>'
+
+
+def _point(spot: Spot, marker: int, cx: Real, down: Scale, *, bars: bool, far: bool) -> str:
+    """A marker with its bar; an arrow with its value where it lies far above the axis."""
+    label = f"<title>{escape(spot.label)}</title>" if spot.label else ""
+    if far:
+        end = cx > WIDTH - RIGHT - 45
+        place = f'class="far{" end" if end else ""}" x="{cx - 8 if end else cx + 8:.1f}"'
+        arrow = f'<path class="arrow" d="M{cx:.1f} {TOP + 14}v-12m-4 5l4-5l4 5"/>'
+        return f'<g>{label}{arrow}<text {place} y="{TOP + 8}">{escape(short(spot.y))}</text></g>'
+    cy, opening = down(spot.y), '<g class="apart">' if spot.apart else "<g>"
+    bar = f'<path class="bar" d="M{cx:.1f} {down(spot.low):.1f}V{down(spot.high):.1f}"/>'
+    return f"{opening}{label}{bar if bars and spot.low < spot.high else ''}{_marker(marker, cx, cy)}</g>"
+
+
+def _cross(label: str, cx: Real, cy: Real) -> str:
+    shape = f"M{cx - 4:.1f} {cy - 4:.1f}l8 8m-8 0l8 -8"
+    return f'<g><title>{escape(label)}</title><path class="cross" d="{shape}"/></g>'
 
 
 def _marker(kind: int, cx: Real, cy: Real) -> str:
@@ -339,10 +385,12 @@ def _dashed(dash: str) -> str:
     return f' stroke-dasharray="{dash}"' if dash else ""
 
 
-def _number(variant: int | None) -> str:
+def numbered(variant: int | None) -> str:
+    """What the page knows a variant's mark by."""
     return "" if variant is None else f' data-v="{variant}"'
 
 
-def _svg(body: str, said: str, wide: int, tall: int) -> Markup:
+def svg(body: str, said: str, wide: int, tall: int) -> Markup:
+    """A whole drawing; said: what it shows, for those who cannot see it."""
     opening = f'<svg class="chart" role="img" viewBox="0 0 {wide} {tall}" aria-label="{escape(said)}">'
     return Markup(f"{opening}{body}</svg>")

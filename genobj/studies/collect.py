@@ -22,6 +22,8 @@ CURVE = "scores.jsonl"
 """Scores during training, in a run's folder."""
 AXES, TOLD = 2, 4
 """Settings up to which a difference is a place on axes, and up to which it is told in words: else by the folder."""
+AROUND = 4
+"""Folders around a study in which its runs are looked for."""
 _LOOKS = TypeAdapter(Look)
 
 
@@ -87,6 +89,23 @@ def study_file(folder: Path) -> Path | None:
     return file if isinstance(tree, dict) and "variants" in tree else None
 
 
+def located(results: Results, home: Path) -> Results:
+    """The same results, with the folders of runs as they are found from here.
+
+    A folder that is not below the working directory is looked for where the study ran, then beside its results (home)
+    and in the folders around them, so that a moved study finds the runs that moved with it. One that is nowhere stays.
+    """
+    ran = results.environment.get("folder")
+    whole = home.resolve()
+    places = [Path(), *([Path(ran)] if isinstance(ran, str) else []), whole, *list(whole.parents)[:AROUND]]
+    return replace(results, cells=tuple(_moved(cell, places) for cell in results.cells))
+
+
+def _moved(cell: Cell, places: Sequence[Path]) -> Cell:
+    there = next((place / cell.folder for place in places if (place / cell.folder).is_dir()), None)
+    return cell if there is None or not cell.folder else replace(cell, folder=str(there))
+
+
 def _near(folder: Path) -> Path:
     """A folder without links, from here where it is below."""
     whole, here = folder.resolve(), Path.cwd()
@@ -97,6 +116,8 @@ def _found(folder: Path) -> Found:
     """One run. ValueError for a folder that holds none."""
     if study_file(folder) is not None:
         raise ValueError(f"{folder} is a study; give it alone, or name its runs")
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; name the run's folder, as in genobj report {folder.parent}")
     hub.read(folder)
     recipe = hub.recipe(folder)
     if recipe is None:

@@ -15,11 +15,11 @@ from genobj import bench
 from genobj.config.load import Layers, find_recipe, fingerprint, leaves, parse_override, read_toml, write_toml
 from genobj.experiment import FREE, Experiment
 from genobj.metrics.records import Record, read_records
-from genobj.run import RUNS, Stopped
+from genobj.run import RUNS, SCORES, Stopped
 from genobj.studies.claims import judge
 from genobj.studies.crew import Crew, Watcher, alone
 from genobj.studies.plan import Job, Row, differing, jobs, rows
-from genobj.studies.results import Cell, Look, Results, Variant
+from genobj.studies.results import Cell, CellState, Look, Results, Variant
 from genobj.studies.study import Study
 from genobj.studies.worker import Task
 from genobj.training.folder import environment, write
@@ -146,10 +146,10 @@ class Conductor:
         diverged = job.failure.exists()
         if diverged:
             error = json.loads(job.failure.read_text(encoding="utf-8"))["error"]
+        looks = tuple(_looks(job.folder / SCORES))
         if not job.scores.exists():
-            return Cell(
-                job.variant, job.seed, "failed" if error else "missing", str(job.folder), error, diverged=diverged
-            )
+            state: CellState = "failed" if error else "missing"
+            return Cell(job.variant, job.seed, state, str(job.folder), error, curve=looks, diverged=diverged)
         row = next(row for row in self.rows if row.name == job.variant)
         seen = e.train.steps * e.train.batch
         return Cell(
@@ -162,7 +162,7 @@ class Conductor:
             passes=seen * row.passes,
             seconds=float(_last(job.folder / "metrics.jsonl").get("seconds", 0.0)),
             records=tuple(read_records(job.scores)),
-            curve=tuple(_looks(job.folder / "scores.jsonl")),
+            curve=looks,
         )
 
     def _seconds(self) -> dict[str, float]:

@@ -25,18 +25,43 @@ class Course(NamedTuple):
     end_sizes: set[int]
 
 
-def courses(cells: Iterable[Cell]) -> dict[tuple[str, str, int], Course]:
-    """What was scored when, by variant, metric and number of evaluations."""
+class Lost(NamedTuple):
+    """A run that failed, and what it had scored by then: places and values."""
+
+    cell: Cell
+    values: list[tuple[Real, Real]]
+
+
+def courses(cells: Iterable[Cell], passes: Mapping[str, Real]) -> dict[tuple[str, str, int], Course]:
+    """What was scored when, by variant, metric and number of evaluations.
+
+    passes: network evaluations a training sample, by variant. Runs that failed are left out: see `lost`.
+    """
     found = dict[tuple[str, str, int], Course]()
-    for cell in cells:
-        last = Look(cell.steps, cell.seen, cell.seconds, cell.records if cell.state == "done" else ())
+    for cell in (cell for cell in cells if cell.state == "done"):
+        last = Look(cell.steps, cell.seen, cell.seconds, cell.records)
         for look in (*cell.curve, last):
-            place = {"step": look.step, "seen": look.seen, "time": look.seconds}
+            place = _place(look, passes.get(cell.variant, 0.0))
             for record in look.records:
                 course = found.setdefault((cell.variant, record.metric, record.nfe), Course({}, [], set(), set()))
                 (course.ends if look is last else course.looks.setdefault(look.step, [])).append((place, record))
                 (course.end_sizes if look is last else course.sizes).add(record.n)
     return found
+
+
+def lost(cells: Iterable[Cell], metric: str, nfe: int, x: str, passes: Mapping[str, Real]) -> Iterator[Lost]:
+    """Scores during training of every run that failed, where it has some."""
+    for cell in cells:
+        if cell.state == "failed":
+            places = [(_place(look, passes.get(cell.variant, 0.0))[x], look.records) for look in cell.curve]
+            found = [(at, r.value) for at, records in places for r in records if (r.metric, r.nfe) == (metric, nfe)]
+            if found:
+                yield Lost(cell, found)
+
+
+def _place(look: Look, passes: Real) -> dict[str, Real]:
+    """Where a look lies on each of the x axes."""
+    return {"step": look.step, "seen": look.seen, "passes": look.seen * passes, "time": look.seconds}
 
 
 def varying(variants: Sequence[Variant]) -> list[str]:

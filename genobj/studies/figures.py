@@ -4,13 +4,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from genobj.metrics.records import Record
-from genobj.studies.charts import Ink, Series, Spot, Tile, heat, lines, ramp, short, swatch
-from genobj.studies.courses import Course, cosines, courses, in_order, mean, places, thinned, varying, word
+from genobj.studies.charts import Ink, Real, Series, Spot, lines, ramp, short, swatch
+from genobj.studies.courses import Course, cosines, courses, in_order, lost, mean, places, thinned, varying, word
+from genobj.studies.heatmaps import Tile, heat
 from genobj.studies.results import Results, Variant
 from genobj.studies.statistics import summary
 from genobj.studies.tables import label
@@ -26,9 +29,14 @@ FEW = 8
 TIMES = ((7200.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 """From so many seconds on, time is told in units of so many."""
 SWEEP = "Mean over seeds; bars reach from the lowest to the highest seed."
+ARROW = " An arrow: a value far above all others, which no line leads to."
 MEANS = "Mean over seeds; point at a line to see which variant it is."
 CURVES = "Mean over seeds; the band, where lines are few, reaches from the lowest to the highest seed."
 APART = " Values at the end, of another number of samples, stand apart from their curves."
+SHARED = (
+    " Runs may have shared the machine: passes compare what methods cost, time tells only how long these runs took."
+)
+FAILED = " Thin lines that end in a cross: runs that failed, one by one; means are without them."
 HEAT = "Mean over seeds. The stronger the colour, the better; the best field has a frame."
 COSINE = "1: both pull the same way; 0: neither minds the other; below 0: they pull against each other."
 
@@ -131,58 +139,88 @@ class Figures:
         return [*self.sweeps(), *self.heats(), *self.by_evaluations(), *self.over_training()]
 
     def sweeps(self) -> list[Figure]:
-        """A figure for every axis that is the only one of its groups: metrics against the axis (DuMo Fig. 3, 4a)."""
-        found = dict[str, list[str]]()
+        """A figure for every axis that is the only one of its groups: metrics against the axis (DuMo Fig. 3, 4a).
+
+        Axes that the study calls `together` share one.
+        """
+        together = [tuple(axes) for axes in self.results.study.get("together", ())]
+        found = dict[tuple[str, ...], dict[str, str]]()
         for group in self.groups:
             axes = varying(self.results.group(group))
             if len(axes) == 1:
-                found.setdefault(axes[0], []).append(group)
-        return [self._sweep(axis, groups) for axis, groups in found.items()]
+                key = next((several for several in together if axes[0] in several), (axes[0],))
+                found.setdefault(key, {})[group] = axes[0]
+        return [self._sweep(groups) for groups in found.values()]
 
-    def _sweep(self, axis: str, groups: Sequence[str]) -> Figure:
-        there = {group: [v for v in self.results.group(group) if axis in v.point] for group in groups}
-        values = in_order(v.point[axis] for variants in there.values() for v in variants)
+    def _sweep(self, groups: Mapping[str, str]) -> Figure:
+        """Groups by name, each with its axis, over one x axis."""
+        axis = " and ".join(dict.fromkeys(groups.values()))
+        there = {group: [v for v in self.results.group(group) if own in v.point] for group, own in groups.items()}
+        values = in_order(v.point[groups[group]] for group, variants in there.items() for v in variants)
         at = dict(zip(map(repr, values), places(values), strict=True))
         alone = [v for v in self.results.variants if not v.point][:BESIDE]
         inks = {group: Ink(self.inks[there[group][0].name].hue, 2, i, i) for i, group in enumerate(groups)}
         titles = {group: self.results.group(group)[0].title.partition("[")[0] or group for group in groups}
+        if len(set(groups.values())) > 1:
+            titles = {group: f"{title} ({groups[group]})" for group, title in titles.items()}
         plots = list[Plot]()
         for metric, nfe in self.results.measures():
             series = list[Series]()
             for group, variants in there.items():
-                spots = [self._spot(v, metric, nfe, at[repr(v.point[axis])]) for v in variants]
+                spots = [self._spot(v, metric, nfe, at[repr(v.point[groups[group]])]) for v in variants]
                 series.append(Series(titles[group], sorted(filter(None, spots)), inks[group]))
             for v in alone:
                 ends = [self._spot(v, metric, nfe, x) for x in (min(at.values()), max(at.values()))]
                 series.append(self._series(v, [*filter(None, ends)]))
             chart = self._lines(
-                series, metric, f"against {axis}", x=axis, at=[*at.values()], names=[*map(word, values)], bars=True
+                series,
+                metric,
+                f"against {axis}",
+                x=axis,
+                at=[*at.values()],
+                names=[*map(word, values)],
+                bars=True,
+                cap=True,
+                level=self._end_floor(metric),
             )
             plots.append(self._plot(chart, metric, nfe))
         legend = [Entry(swatch(inks[group]), titles[group]) for group in groups]
-        return Figure(f"Against {axis}", SWEEP, plots, [*legend, *(self.entries[v.name] for v in alone)], _floor(plots))
+        legend += [self.entries[v.name] for v in alone]
+        note = SWEEP + (ARROW if any('class="arrow"' in plot.svg for plot in plots) else "")
+        return Figure(f"Against {axis}", note, plots, legend, _floor(plots))
 
     def heats(self) -> list[Figure]:
-        """A heat map for every group with two axes (DuMo Fig. 4c)."""
-        made = list[Figure]()
+        """A heat map for every group with two axes (DuMo Fig. 4c), all of one measure in the same colours."""
+        found = dict[str, tuple[list[Variant], list[str]]]()
         for group in self.groups:
             variants = self.results.group(group)
             axes = varying(variants)
             variants = [v for v in variants if all(axis in v.point for axis in axes)]
             if len(axes) == 2 and all(len({repr(v.point[a]) for v in variants}) < len(variants) for a in axes):
-                plots = [self._heat(variants, axes, metric, nfe) for metric, nfe in self.results.measures()]
-                title = variants[0].title.partition("[")[0] or group
-                made.append(Figure(f"{title}: {axes[0]} and {axes[1]}", HEAT, plots))
+                found[group] = variants, axes
+        every = [variant for variants, _ in found.values() for variant in variants]
+        made = list[Figure]()
+        for group, (variants, axes) in found.items():
+            plots = [self._heat(variants, axes, measure, every) for measure in self.results.measures()]
+            title = variants[0].title.partition("[")[0] or group
+            made.append(Figure(f"{title}: {axes[0]} and {axes[1]}", HEAT, plots))
         return made
 
-    def _heat(self, variants: Sequence[Variant], axes: Sequence[str], metric: str, nfe: int) -> Plot:
-        (x, y), record = axes, self.results.about(metric)
+    def _heat(
+        self, variants: Sequence[Variant], axes: Sequence[str], measure: tuple[str, int], every: Sequence[Variant]
+    ) -> Plot:
+        """One map; every: the variants of all maps, whose values share the colours."""
+        (x, y), (metric, nfe) = axes, measure
+        record = self.results.about(metric)
         xs, ys = (in_order(v.point[axis] for v in variants) for axis in axes)
-        title = record.title or metric
-        tiles = {(xs.index(v.point[x]), ys.index(v.point[y])): self._tile(v, record, nfe) for v in variants}
-        known = {place: tile for place, tile in tiles.items() if tile is not None}
-        up = record.higher_is_better
-        chart = heat(known, [*map(word, xs)], [*map(word, ys)], title=title, x=x, y=y, up=up)
+        known = {
+            (xs.index(v.point[x]), ys.index(v.point[y])): tile
+            for v in variants
+            if (tile := self._tile(v, record, nfe)) is not None
+        }
+        among = [tile.value for v in every if (tile := self._tile(v, record, nfe)) is not None]
+        up, title = record.higher_is_better, record.title or metric
+        chart = heat(known, [*map(word, xs)], [*map(word, ys)], title=title, x=x, y=y, up=up, among=among)
         return self._plot(chart, metric, nfe)
 
     def by_evaluations(self) -> list[Figure]:
@@ -204,6 +242,7 @@ class Figures:
                 at=[float(nfe) for nfe in counts],
                 log_x=True,
                 bars=len(series) <= FEW,
+                level=self._end_floor(metric),
             )
             plots.append(Plot(chart, metric=i))
         return [
@@ -217,34 +256,76 @@ class Figures:
         ]
 
     def over_training(self) -> list[Figure]:
-        """Every metric against steps, samples and time; nothing without scores during training."""
+        """Every metric against steps, samples, passes and time; nothing without scores during training."""
         if not any(cell.curve for cell in self.results.cells):
             return []
+        plots, notes = list[Plot](), {CURVES: None}
+        for metric, nfe in self.results.measures():
+            for x, (title, scale) in self._spans.items():
+                series = [self._series(v, self._curve(v, metric, nfe, x, scale)) for v in self.results.variants]
+                failed = self._lost(metric, nfe, x, scale)
+                if not any(one.spots for one in (*series, *failed)):
+                    continue
+                notes |= {APART: None} if any(s.apart for one in series for s in one.spots) else {}
+                notes |= {FAILED: None} if failed else {}
+                notes |= {SHARED: None} if x == "time" else {}
+                level = self._course_floor(metric, nfe)
+                chart = self._lines([*series, *failed], metric, "during training", x=title, level=level)
+                plots.append(self._plot(chart, metric, nfe, x))
+        return [Figure("During training", "".join(notes), plots, self.legend, _floor(plots))] if plots else []
+
+    @cached_property
+    def _spans(self) -> dict[str, tuple[str, Real]]:
+        """What training is measured by: the axis' title, and what its numbers are divided by."""
         longest = max(cell.seconds for cell in self.results.cells)
         unit, clock = next((unit, name) for least, unit, name in TIMES if longest >= least)
-        axes = {"step": ("steps", 1.0), "seen": ("training samples", 1.0), "time": (f"{clock} of training", unit)}
-        plots, note = list[Plot](), CURVES
-        for metric, nfe in self.results.measures():
-            for x, (title, scale) in axes.items():
-                series = [self._series(v, self._curve(v, metric, nfe, x, scale)) for v in self.results.variants]
-                if any(one.spots for one in series):
-                    note = CURVES + APART if any(s.apart for one in series for s in one.spots) else note
-                    plots.append(self._plot(self._lines(series, metric, "during training", x=title), metric, nfe, x))
-        return [Figure("During training", note, plots, self.legend, _floor(plots))] if plots else []
+        passes: dict[str, tuple[str, Real]] = {"passes": ("network evaluations of training samples (passes)", 1.0)}
+        start: dict[str, tuple[str, Real]] = {"step": ("steps", 1.0), "seen": ("training samples", 1.0)}
+        known = all(self._passes.values())
+        return start | (passes if known else {}) | {"time": (f"{clock} of training", unit)}
+
+    @cached_property
+    def _passes(self) -> dict[str, Real]:
+        return {variant.name: variant.passes for variant in self.results.variants}
 
     @cached_property
     def _course(self) -> dict[tuple[str, str, int], Course]:
-        return courses(self.results.cells)
+        return courses(self.results.cells, self._passes)
 
-    def _curve(self, variant: Variant, metric: str, nfe: int, x: str, scale: int | float) -> list[Spot]:
+    def _course_floor(self, metric: str, nfe: int) -> float | None:
+        """What as many real samples score as the curves are made of; None where this is not known."""
+        looks = [
+            record
+            for (_, name, count), course in self._course.items()
+            if (name, count) == (metric, nfe)
+            for found in course.looks.values()
+            for _, record in found
+        ]
+        alike = {(record.n, record.floor_n, record.floor) for record in looks}
+        (_, floor_n, floor), record = next(iter(alike), (0, 0, None)), self.results.about(metric)
+        if len(alike) == 1 and floor is not None:
+            return floor * record.factor
+        alike_end = {one.n for one in looks} == {record.n} and floor_n in (0, record.floor_n)
+        return record.floor * record.factor if alike_end and record.floor is not None else None
+
+    def _lost(self, metric: str, nfe: int, x: str, scale: Real) -> list[Series]:
+        """A line of its own for every run that failed."""
+        made, factor = list[Series](), self.results.about(metric).factor
+        for cell, values in lost(self.results.cells, metric, nfe, x, self._passes):
+            spots = [mean(at / scale, [value * factor]) for at, value in values]
+            name = cell.variant
+            title = f"{self.labels[name]}, seed {cell.seed}"
+            made.append(Series(title, spots, self.inks[name], self.numbers[name], lost=True))
+        return made
+
+    def _curve(self, variant: Variant, metric: str, nfe: int, x: str, scale: Real) -> list[Spot]:
         """Means over a variant's cells at their looks, then at their end."""
         course, factor = self._course.get((variant.name, metric, nfe)), self.results.about(metric).factor
         if course is None or not course.looks:
             return []
 
-        def spot(found: Sequence[tuple[Mapping[str, int | float], Record]]) -> Spot:
-            middle = math.fsum(place[x] for place, _ in found) / len(found)
-            return mean(middle / scale, [record.value * factor for _, record in found])
+        def spot(found: Sequence[tuple[Mapping[str, Real], Record]]) -> Spot:
+            return mean(median(place[x] for place, _ in found) / scale, [record.value * factor for _, record in found])
 
         spots = thinned([spot(course.looks[step]) for step in sorted(course.looks)])
         if course.ends:
@@ -265,10 +346,20 @@ class Figures:
                 for v in self.results.variants
                 if v.name in variants
             ]
-            chart = lines(series, title=f"Cosine of the gradients of {a} and {b}", x="steps", y="cosine", level=0.0)
+            title = f"Cosine of the gradients of {a} and {b}"
+            # the same ends for all pairs, and never logarithmic: the sign is what they are read for
+            chart = lines(series, title=title, x="steps", y="cosine", level=0.0, log_y=False, span=(-1.0, 1.0))
             entries = [entry for name, entry in self.entries.items() if name in variants]
             made.append(Figure(f"{a} and {b}", COSINE, [Plot(chart)], entries))
         return made
+
+    def without_cosines(self) -> str:
+        """Why cosines are not drawn of all runs that measured some: a sentence, or nothing."""
+        asked = {v.name for v in self.results.variants if v.settings.get("diagnose", {}).get("every")}
+        done = [cell for cell in self.results.cells if cell.state == "done" and cell.variant in asked]
+        gone = [cell for cell in done if not Path(cell.folder).is_dir() or not cell.folder]
+        few = f"{len(gone)} of {len(done)} runs that measured them are not at hand"
+        return f"{few}: their cosines are not drawn." if gone else ""
 
     def _lines(
         self,
@@ -281,17 +372,25 @@ class Figures:
         names: Sequence[str] = (),
         log_x: bool | None = None,
         bars: bool = False,
+        cap: bool = False,
+        level: float | None = None,
     ) -> Markup:
-        record, kept = self.results.about(metric), [one for one in series if one.spots]
-        level = None if record.floor is None else record.floor * record.factor
-        y, style = record.title or metric, "sweep" if bars else "curve"
-        return lines(kept, title=f"{y} {what}", x=x, y=y, at=at, names=names, log_x=log_x, level=level, style=style)
+        """level: what real data score in the metric's shown unit; None: nothing is drawn."""
+        kept = [one for one in series if one.spots]
+        y, style = self.results.about(metric).title or metric, "sweep" if bars else "curve"
+        title = f"{y} {what}"
+        return lines(kept, title=title, x=x, y=y, at=at, names=names, log_x=log_x, level=level, style=style, cap=cap)
+
+    def _end_floor(self, metric: str) -> float | None:
+        """What real data score beside final values."""
+        record = self.results.about(metric)
+        return None if record.floor is None else record.floor * record.factor
 
     def _series(self, variant: Variant, spots: Sequence[Spot]) -> Series:
         name = variant.name
         return Series(self.labels[name], spots, self.inks[name], self.numbers[name])
 
-    def _spot(self, variant: Variant, metric: str, nfe: int, x: int | float) -> Spot | None:
+    def _spot(self, variant: Variant, metric: str, nfe: int, x: Real) -> Spot | None:
         """Final values of a variant; None if it has none."""
         factor = self.results.about(metric).factor
         values = [value * factor for value in self.results.values(variant.name, metric, nfe).values()]
@@ -308,7 +407,8 @@ class Figures:
         found = summary(values.values())
         value = math.nan if found.broken else found.mean * record.factor
         told = "diverged" if found.broken else short(value)
-        whole = f"{self.labels[variant.name]}: {told}, {len(values)} seeds"
+        spread = f" ± {short(found.spread * record.factor)}" if math.isfinite(found.spread) else ""
+        whole = f"{self.labels[variant.name]}: {told}{spread}, {len(values)} seeds"
         return Tile(value, told, whole, self.numbers[variant.name])
 
     def _plot(self, chart: Markup, metric: str, nfe: int, x: str | None = None) -> Plot:
@@ -316,8 +416,9 @@ class Figures:
 
 
 def _floor(plots: Sequence[Plot]) -> str:
-    """What a dotted line in figures of metrics is, where one of them has it."""
-    return "real data" if any('class="level"' in plot.svg for plot in plots) else ""
+    """What a dotted line in figures of metrics is, where some of them have it."""
+    drawn = sum('class="level"' in plot.svg for plot in plots)
+    return "" if not drawn else "real data" if drawn == len(plots) else "real data, where they are near"
 
 
 def headline(record: Record) -> str:

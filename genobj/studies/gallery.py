@@ -74,6 +74,8 @@ class Shown:
     """Why there is none."""
     steps: Mapping[int, Picture] | None = None
     """By step of training, where the study asked for them."""
+    gone: bool = False
+    """Whether its run is finished, but its folder is not here."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,19 @@ class Gallery:
     """Real samples."""
 
     def __bool__(self) -> bool:
-        return any(shown.pictures for shown in self.variants)
+        return any(shown.pictures or shown.why for shown in self.variants)
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """Of the runs that are shown."""
+        return sorted({shown.seed for shown in self.variants if shown.pictures})
+
+    @property
+    def note(self) -> str:
+        """A sentence about variants without pictures; nothing if all have some."""
+        gone = sum(shown.gone for shown in self.variants)
+        runs = "run is" if len(self.variants) == 1 else "runs are"
+        return f"Of {gone} of {len(self.variants)} variants the {runs} not at hand: no samples." if gone else ""
 
 
 def gallery(results: Results, folder: Path | None, tell: Callable[[str, int, int], None] = lambda *_: None) -> Gallery:
@@ -105,8 +119,12 @@ def gallery(results: Results, folder: Path | None, tell: Callable[[str, int, int
         if found is None:
             shown.append(Shown(name, {}, why="no run of this variant is finished"))
             continue
-        run = Drawer(Path(found[0]), count, share, kept)
+        if not found[0] or not Path(found[0]).is_dir():
+            why = " ".join(filter(None, ("its run", found[0], "is not at hand")))
+            shown.append(Shown(name, {}, found[1], why=why, gone=True))
+            continue
         try:
+            run = Drawer(Path(found[0]), count, share, kept)
             shown.append(Shown(name, {n: run.picture(n) for n in nfe}, found[1], steps=_training(results, run)))
             data = data if data.path or data.data else run.data()
         except (ValueError, OSError, RuntimeError) as error:
@@ -116,7 +134,7 @@ def gallery(results: Results, folder: Path | None, tell: Callable[[str, int, int
 
 def _first(results: Results, variant: str) -> tuple[str, int] | None:
     """Folder and seed of the first finished cell of a variant, the smallest seed first."""
-    cells = [cell for cell in results.cells if (cell.variant, cell.state) == (variant, "done") and cell.folder]
+    cells = [cell for cell in results.cells if (cell.variant, cell.state) == (variant, "done")]
     first = min(cells, key=lambda cell: cell.seed, default=None)
     return None if first is None else (first.folder, first.seed)
 
@@ -129,14 +147,14 @@ class Drawer:
     """Draws one run's samples; the model and the data are opened when a picture is not kept yet.
 
     count: points in a picture; share: bytes of a WebP picture; kept: folder of finished pictures, or None.
-    Raises ValueError for a folder that holds no model.
+    Raises OSError for weights that cannot be read; its methods raise ValueError for a folder that holds no model.
     """
 
     def __init__(self, folder: Path, count: int, share: int, kept: Path | None):
         self.folder, self.count, self.share, self.kept = folder, count, share, kept
         files = [folder / hub.RUN, *sorted(folder.glob("*.safetensors"))]
-        there = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
-        self.key = f"{folder.resolve()} {there} {count} {share}"
+        there = [(f.name, _digest(f)) for f in files if f.is_file()]
+        self.key = f"{there} {count} {share}"  # not where it lies: a study that moves keeps its pictures
 
     def picture(self, nfe: int) -> Picture:
         """Samples of so many evaluations; the reason where the run's samplers cannot do with them."""
@@ -233,6 +251,11 @@ class Drawer:
         elif made.data:
             webp.write_bytes(base64.b64decode(made.data.partition(",")[2]))
         return made
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _path(x: Tensor, limit: float) -> str:

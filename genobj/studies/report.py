@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,9 @@ from markupsafe import Markup
 
 from genobj.config.load import leaves
 from genobj.studies import tables
-from genobj.studies.charts import DASH
+from genobj.studies.charts import BANDS
+from genobj.studies.collect import located
+from genobj.studies.contrast import common, differing
 from genobj.studies.figures import Figure, Figures, headline
 from genobj.studies.gallery import Gallery, Picture, gallery
 from genobj.studies.results import Results
@@ -29,6 +32,11 @@ SECTIONS = {
     "rerun": "Settings",
     "environment": "Environment",
 }
+
+AXES = (("step", "step"), ("seen", "samples"), ("passes", "passes"), ("time", "time"))
+"""The x axes of curves during training, and what the page calls them."""
+UNTOLD = ("command", "folder")
+"""Of the environment: the one stands in the head of the page, the other is nobody's business."""
 
 
 class Choice(NamedTuple):
@@ -66,13 +74,6 @@ class Trouble(NamedTuple):
     error: str
 
 
-class Grid(NamedTuple):
-    """A table of words."""
-
-    columns: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[str]]]
-
-
 def write(
     results: Results,
     file: Path,
@@ -85,6 +86,7 @@ def write(
     folder: the study's, where finished pictures are kept; None: they are drawn anew. tell: told what is drawn, how
     much of it is done and of how much. OSError if the file cannot be written.
     """
+    results = located(results, file.parent if folder is None else folder)
     scored = results.study.get("measure", "scores") == "scores"
     shown = gallery(results, folder, tell) if scored else Gallery((), (), Picture())
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,7 @@ def page(results: Results, shown: Gallery) -> str:
         "figures": figures,
         "samples": shown,
         "training": training,
-        "gradients": cosines,
+        "gradients": cosines or art.without_cosines(),
         "failures": failures,
         "environment": results.environment,
     }
@@ -117,14 +119,18 @@ def page(results: Results, shown: Gallery) -> str:
         sections=[(key, name) for key, name in SECTIONS.items() if there.get(key, True)],
         table=summary(results, art),
         figures=figures,
+        bands=BANDS,
         choices=_choices(results, art, figures),
         gallery=shown,
         cards=cards,
         training=training,
         cosines=cosines,
+        without_cosines=art.without_cosines(),
         failures=failures,
-        differing=_differing(results, art),
-        environment=[(name, plain(value)) for name, value in leaves(results.environment) if name != "command"],
+        differing=differing(results, [*art.labels.values()]),
+        common=common(results),
+        collected="variants" in study,
+        environment=[(name, plain(value)) for name, value in leaves(results.environment) if name not in UNTOLD],
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
     )
@@ -141,7 +147,7 @@ def _choices(results: Results, art: Figures, figures: Sequence[Figure]) -> list[
     used = {plot.x for figure in figures for plot in figure.plots}
     names = [Choice(i, headline(results.about(metric))) for i, metric in enumerate(art.metrics)]
     counts = [Choice(i, str(nfe)) for i, nfe in enumerate(art.evaluations)]
-    axes = [Choice(x, title) for x, title in (("step", "step"), ("seen", "samples"), ("time", "time")) if x in used]
+    axes = [Choice(x, title) for x, title in AXES if x in used]
     return [("metric", names), ("nfe", counts), ("x", axes)]
 
 
@@ -183,19 +189,6 @@ def _failures(results: Results) -> Iterable[Trouble]:
             yield Trouble(tables.label(results, cell.variant), cell.seed, state, cell.error or "It was not run.")
 
 
-def _differing(results: Results, art: Figures) -> Grid:
-    """Settings that are not the same in all variants; the shorter side lies across."""
-    trees = [dict(leaves(variant.settings)) for variant in results.variants]
-    keys = sorted({key for tree in trees for key in tree} - {"name", "seed"}) if len(trees) > 1 else []
-    keys = [key for key in keys if len({repr(tree.get(key)) for tree in trees}) > 1]
-    names = list(art.labels.values())
-    values = [[plain(tree[key]) if key in tree else DASH for tree in trees] for key in keys]
-    if len(names) <= len(keys):
-        return Grid(names, list(zip(keys, values, strict=True)))
-    across = [[row[i] for row in values] for i in range(len(names))]
-    return Grid(keys, list(zip(names, across, strict=True)) if keys else [])
-
-
 def _facts(results: Results) -> list[tuple[str, str]]:
     """What stands below the question."""
     states = [cell.state for cell in results.cells]
@@ -207,13 +200,22 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         "runs": f"{done} finished" + (f" of {len(states)}" if done < len(states) else ""),
         "each run": f"{count(float(budget['amount']))} {budget['kind']}" if budget else "",
         "training time": duration(seconds) if seconds else "",
+        "but": ", ".join(_shares(results)),
         "baseline": str(results.study.get("baseline") or ""),
     }
     return [(name, value) for name, value in found.items() if value]
 
 
+def _shares(results: Results) -> Iterable[str]:
+    """Groups that get more or less than the study's budget."""
+    for group, change in results.study.get("variants", {}).items():
+        if (share := change.get("share", 1)) != 1:
+            yield f"{change.get('title') or group} gets {share:g} times as much"
+
+
 def _again(results: Results) -> str:
-    """The command that made the whole study, where it is known."""
+    """The command that made the whole study, where it is known; without the place that its results went to."""
     words = [str(word) for word in results.environment.get("command", ())]
     known = words and Path(words[0]).name in ("genobj", "__main__.py")
-    return shlex.join(["genobj", *words[1:]]) if known else ""
+    kept = [word for before, word in pairwise(words) if "--out" not in (before, word) and not word.startswith("--out=")]
+    return shlex.join(["genobj", *kept]) if known else ""

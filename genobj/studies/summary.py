@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -12,8 +13,23 @@ from genobj.studies import tables
 from genobj.studies.charts import DASH, MINUS
 from genobj.studies.figures import Figures, headline
 from genobj.studies.results import Cell, Results, Value
+from genobj.studies.words import apart
 
 COSTS = ("Steps", "Samples", "Passes", "Time")
+
+TIMES = "\N{MULTIPLICATION SIGN}\N{NARROW NO-BREAK SPACE}"
+TEST = (
+    "Variants are told apart by seeds that they share, where the 95 % intervals of the bootstrap and of Student's t "
+    "both exclude that they are equal. Each pair is tested by itself: of twenty that are equal, one may seem different "
+    "by chance."
+)
+AGAINST = (
+    "Below each value: the variant against the baseline with the wider one of both intervals, as a ratio where all "
+    "values are positive, else as a difference."
+)
+SHARED = (
+    "Time: the median over seeds. Runs may have shared the machine: passes compare what methods cost, time does not."
+)
 
 
 class Head(NamedTuple):
@@ -53,8 +69,8 @@ class Line:
     """Finished ones."""
     trouble: str
     cells: Sequence[Number]
-    costs: Sequence[tuple[str, float]]
-    """Means in words, and to sort by."""
+    costs: Sequence[tuple[str, float, str]]
+    """Means in words, and to sort by; of time the median, and its range over seeds."""
     about: str
     command: str
     settings: Sequence[tuple[str, str]]
@@ -85,26 +101,34 @@ def summary(results: Results, art: Figures) -> Summary:
     lines = [_line(results, art, row, columns, known) for row in tables.rows(results)]
     floors = [(results.about(m), results.about(m).floor) for m, _ in columns]
     told = ["" if floor is None else tables.number(record, floor) for record, floor in floors]
-    return Summary(heads, [COSTS[i] for i in known], lines, told if any(told) else [], _legend(results))
+    return Summary(
+        heads,
+        [COSTS[i] for i in known],
+        lines,
+        told if any(told) else [],
+        _legend(results, timed=COSTS.index("Time") in known),
+    )
 
 
 def _line(
     results: Results, art: Figures, row: tables.Row, columns: Sequence[tuple[str, int]], known: Sequence[int]
 ) -> Line:
     variant, cost = row.variant, row.cost
-    done = sum(cell.variant == variant.name and cell.state == "done" for cell in results.cells)
+    clocks = [cell.seconds for cell in results.cells if cell.variant == variant.name and cell.state == "done"]
     trouble = {"failed": len(row.failed), "not finished": row.missing}
-    sizes = [0.0] * 4 if cost is None else [cost.steps, cost.seen, cost.passes, cost.seconds]
+    sizes = [0.0] * 4 if cost is None else [cost.steps, cost.seen, cost.passes, median(clocks)]
     words = [*map(count, sizes[:3]), duration(sizes[3]) if sizes[3] else ""]
+    ends = [duration(end) for end in (min(clocks), max(clocks))] if sizes[3] else []
+    ranges = ["", "", "", f"{ends[0]} to {ends[1]}" if len(set(ends)) > 1 else ""]
     size = f"{variant.parameters:,} parameters" if variant.parameters else ""
     passes = f"{variant.passes:.3g} network evaluations a training sample and step" if variant.passes else ""
     return Line(
         art.entries[variant.name].swatch,
         row.label,
-        done,
+        len(clocks),
         ", ".join(f"{n} {what}" for what, n in trouble.items() if n),
         [_number(results, row, measure) for measure in columns],
-        [(words[i], sizes[i]) for i in known],
+        [(words[i], sizes[i], ranges[i]) for i in known],
         ", ".join(filter(None, (size, passes))),
         variant.command,
         [(key, plain(value)) for key, value in leaves(variant.settings)],
@@ -129,24 +153,29 @@ def _number(results: Results, row: tables.Row, measure: tuple[str, int]) -> Numb
     if pair is None:
         own = tables.baseline(results, *measure) == row.variant.name
         return made._replace(difference="baseline") if own else made
-    low, high = (_signed(tables.number(record, end)) for end in pair.interval)
-    better = (pair.difference > 0) == record.higher_is_better
+    told = apart(record, pair)
+    middle, low, high = told if pair.ratio else map(_signed, told)
+    better = pair.larger == record.higher_is_better
     return made._replace(
-        difference=_signed(tables.number(record, pair.difference)),
+        difference=f"{TIMES}{middle}" if pair.ratio else middle,
         interval=f"({low} to {high})" if pair.n > 1 else "",
         word=("better" if better else "worse") if pair.significant else "",
     )
 
 
-def _legend(results: Results) -> str:
+def _legend(results: Results, *, timed: bool) -> str:
     if not results.measures():
         return "Nothing was scored."
-    parts = ["Bold: the best mean of its column; †: not told apart from it."]
+    parts = ["Arrows beside metrics point to their better side.", "Bold: the best mean of its column."]
+    if results.failed():
+        parts.append("Variants of which fewer runs diverged are better than all others.")
     if len({cell.seed for cell in results.cells}) > 1:
         parts.append("± is the standard deviation over seeds.")
+    if len(results.variants) > 1:
+        parts += ["†: not significantly worse than the best one.", TEST]
     if results.study.get("baseline"):
-        parts.append("Differences to the baseline are over common seeds, with their 95 % intervals.")
-    return " ".join([*parts, "Arrows beside metrics point to their better side."])
+        parts.append(AGAINST)
+    return " ".join(parts + [SHARED] * timed)
 
 
 def duration(seconds: int | float) -> str:

@@ -71,6 +71,14 @@
     apply();
   }
 
+  // One line of many, by keys and fingers too: the others turn pale.
+  const highlight = document.getElementById("highlight");
+  highlight?.addEventListener("change", () => {
+    const one = `[data-v="${highlight.value}"]`;
+    const rule = `.chart g[data-v]:not(${one}){opacity:.12}.chart g${one} path.line{stroke-width:4}`;
+    document.getElementById("highlighted").textContent = highlight.value ? rule : "";
+  });
+
   // Copying works without a permission, too: then the words are selected and copied the old way, or left selected.
   const copied = async (code) => {
     try { await navigator.clipboard.writeText(code.textContent); return true; } catch { /* not allowed here */ }
@@ -86,8 +94,8 @@
     });
   }
 
-  // On paper everything is open; afterwards it is as it was.
+  // On paper the settings that all share are open, once, and what differs stands in a table; afterwards it is as it was.
   let opened = [];
-  addEventListener("beforeprint", () => { opened = all("details:not([open])"); for (const one of opened) one.open = true; });
+  addEventListener("beforeprint", () => { opened = all("details.common:not([open])"); for (const one of opened) one.open = true; });
   addEventListener("afterprint", () => { for (const one of opened) one.open = false; opened = []; });
 })();

@@ -440,6 +440,7 @@ def test_axes_are_crossed_and_named(tmp_path):
         ("varants = 1", r"unknown key 'varants'. Did you mean 'variants'"),
         ("scales = 3", r"scales holds tables"),
         ("rounds = 0", r"rounds"),
+        ("[[claims]]\nkind = 'beter'", r"claim 1: unknown kind 'beter'. Did you mean 'better'"),
         ("budget = { kind = 'steps' }", r"budget.amount"),
         ("optim.lr = 1", r"optim is a setting of the runs; type settings.optim"),
     ],

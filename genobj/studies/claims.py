@@ -276,6 +276,8 @@ class Order(Statement):
 
 Claim = Annotated[Better | NoWorse | BestAt | Diverges | Ratio | Order, Field(discriminator="kind")]
 """A table of [[claims]]; its `kind` says which."""
+KINDS = ("better", "no_worse", "best_at", "diverges", "ratio", "order")
+"""What `kind` may be."""
 
 
 def check(claims: Sequence[Claim], groups: Groups, metrics: Sequence[str], nfe: Sequence[int]) -> str | None:

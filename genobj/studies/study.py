@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from genobj.config.base import Config
 from genobj.config.load import Layers, find_recipe, leaves, parse_override, read_toml
 from genobj.registry import did_you_mean
-from genobj.studies.claims import Claim, check
+from genobj.studies.claims import KINDS, Claim, check
 
 SHIPPED = Path(__file__).parent / "shipped"
 Positive = Annotated[int, Field(gt=0)]
@@ -146,9 +146,14 @@ class Study(Config):
     def _first_metric(cls, claims: Any, info: Any) -> Any:
         """Claims that name no metric are about the first one."""
         metrics = ("speed",) if info.data.get("measure") == "speed" else info.data.get("metrics", ())
-        if not isinstance(claims, list) or not metrics:
+        if not isinstance(claims, list | tuple) or not metrics:
             return claims
-        return [{"metric": metrics[0]} | claim if isinstance(claim, dict) else claim for claim in claims]
+        for number, claim in enumerate(claims, 1):
+            kind = claim.get("kind") if isinstance(claim, dict) else None
+            if not isinstance(kind, str) or kind not in KINDS:
+                hint = did_you_mean(str(kind), KINDS)
+                raise ValueError(f"claim {number}: unknown kind {kind!r}.{hint} Known kinds: {', '.join(KINDS)}.")
+        return [{"metric": metrics[0]} | claim for claim in claims]
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Study":

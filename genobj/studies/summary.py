@@ -18,11 +18,6 @@ from genobj.studies.words import apart
 COSTS = ("Steps", "Samples", "Passes", "Time")
 
 TIMES = "\N{MULTIPLICATION SIGN}\N{NARROW NO-BREAK SPACE}"
-TEST = (
-    "Variants are told apart by seeds that they share, where the 95 % intervals of the bootstrap and of Student's t "
-    "both exclude that they are equal. Each pair is tested by itself: of twenty that are equal, one may seem different "
-    "by chance."
-)
 AGAINST = (
     "Below each value: the variant against the baseline with the wider one of both intervals, as a ratio where all "
     "values are positive, else as a difference."
@@ -172,7 +167,7 @@ def _legend(results: Results, *, timed: bool) -> str:
     if len({cell.seed for cell in results.cells}) > 1:
         parts.append("± is the standard deviation over seeds.")
     if len(results.variants) > 1:
-        parts += ["†: not significantly worse than the best one.", TEST]
+        parts += ["†: not significantly worse than the best one.", tables.TEST]
     if results.study.get("baseline"):
         parts.append(AGAINST)
     return " ".join(parts + [SHARED] * timed)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from genobj.config.load import read_toml, write_toml
+from genobj.config.load import leaves, read_toml, write_toml
 from genobj.studies.bill import RATE, bills
 from genobj.studies.conduct import Conductor
-from genobj.studies.plan import Row, differing, jobs, rows
+from genobj.studies.plan import Row, jobs, rows
 from genobj.studies.study import Study, find, load, scales, shipped
 from genobj.studies.worker import Task
 
@@ -49,6 +49,13 @@ def planned(name: str, scale: str) -> list[Row]:
 def first_of_groups(name: str, scale: str) -> list[Row]:
     """A variant of every group: points of its axes cost nearly the same."""
     return list({row.group: row for row in reversed(planned(name, scale))}.values())
+
+
+def differing(found: list[Row]) -> list[str]:
+    """Keys of the settings that are not the same in all variants."""
+    trees = [dict(leaves(row.experiment.tree())) for row in found]
+    keys = dict.fromkeys(key for tree in trees for key in tree)
+    return [key for key in keys if len({repr(tree.get(key)) for tree in trees}) > 1]
 
 
 class Silent:

@@ -18,7 +18,7 @@ from genobj.metrics.records import Record, read_records
 from genobj.run import RUNS, SCORES, Stopped
 from genobj.studies.claims import judge
 from genobj.studies.crew import Crew, Watcher, alone
-from genobj.studies.plan import Job, Row, differing, jobs, rows
+from genobj.studies.plan import Job, Row, jobs, rows
 from genobj.studies.results import Cell, CellState, Look, Results, Variant
 from genobj.studies.study import Study
 from genobj.studies.worker import Task
@@ -122,7 +122,6 @@ class Conductor:
 
     def _results(self, cells: tuple[Cell, ...]) -> Results:
         study = self.study.model_dump(mode="json", exclude_none=True)
-        study["differing"] = differing(self.rows)
         made = environment() | {"genobj": genobj.__version__, "folder": str(Path.cwd())}
         first = {} if self.study.measure == "speed" else {job.variant: job for job in reversed(self.jobs())}
         variants = tuple(self._variant(row, first.get(row.name)) for row in self.rows)

@@ -216,10 +216,3 @@ def _apart(planned: Iterable[Job]) -> None:
                 f"variants {twin.variant} and {job.variant} differ in {', '.join(keys)} only, which changes nothing "
                 "that is learnt or scored: they would be one run; leave one out"
             )
-
-
-def differing(found: list[Row]) -> list[str]:
-    """Keys of the settings that are not the same in all variants."""
-    trees = [dict(leaves(row.experiment.tree())) for row in found]
-    keys = dict.fromkeys(key for tree in trees for key in tree)
-    return [key for key in keys if len({repr(tree.get(key)) for tree in trees}) > 1]

@@ -18,7 +18,7 @@ from genobj.cli.scores import SILENCE, console
 if TYPE_CHECKING:
     from genobj.studies import tables
     from genobj.studies.conduct import Conductor
-    from genobj.studies.plan import Job
+    from genobj.studies.plan import Job, Row
     from genobj.studies.results import Results
     from genobj.studies.study import Study
     from genobj.studies.worker import Task
@@ -131,13 +131,14 @@ def _devices(conductor: "Conductor", jobs: int | None, devices: str | None) -> l
 def _run(conductor: "Conductor", again: str) -> "Results":
     """Run it under a bar; Stopped tells how to go on."""
     from genobj.run import Stopped
+    from genobj.studies.conduct import firsts
 
     study = conductor.study
     if study.measure == "speed":
         with console.status("timing"):
             return conductor.run(Bars([]))
     jobs = {job.folder for job in conductor.jobs()}
-    left = list({job.folder: job for job in conductor.left()}.values())
+    left = firsts(conductor.left(), lambda job: job.folder)
     kept = f", {len(jobs) - len(left)} of them done before" if len(left) < len(jobs) else ""
     console.print(f"[bold]{study.title or study.name}[/bold]")
     console.print(f"{len(conductor.rows)} variants, seeds {', '.join(map(str, study.seeds))}: {len(jobs)} runs{kept}")
@@ -229,13 +230,14 @@ def plan(conductor: "Conductor") -> None:
         table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
     timed = study.budget is not None and study.budget.kind == "seconds"
     jobs = [] if timed or study.measure == "speed" else conductor.jobs()
+    unscored = conductor.left() if jobs else []
     for row in conductor.rows:
         mine = [job for job in jobs if job.variant == row.name]
         size = sum(row.counted.parameters.values())
         told = ["", "", f"{row.passes:g}", "", f"{size:,}", ""]
         if mine:
             train = mine[0].experiment.train
-            seen, left = train.steps * train.batch, sum(job in conductor.left() for job in mine)
+            seen, left = train.steps * train.batch, sum(job in unscored for job in mine)
             diverged = sum(job.failure.exists() for job in mine)
             told[0], told[1], told[3] = f"{train.steps:,}", f"{seen:,}", f"{seen * row.passes:,.0f}"
             told[5] = f"{left}" + (f", {diverged} diverged" if diverged else "")
@@ -249,7 +251,7 @@ def plan(conductor: "Conductor") -> None:
         console.print(f"equal {study.budget.kind}: {study.budget.amount:,g}; seeds {', '.join(map(str, study.seeds))}")
 
 
-def bill(study: "Study", rows: "Sequence[object]") -> None:
+def bill(study: "Study", rows: "list[Row]") -> None:
     """What the study would cost on GPUs; nothing is run."""
     from genobj.studies.bill import RATE, bills
 
@@ -257,7 +259,7 @@ def bill(study: "Study", rows: "Sequence[object]") -> None:
     for heading in ("variant", "steps", "batch", "passes", "parameters", "EFLOP", "GPU-hours"):
         table.add_column(heading, justify="left" if heading == "variant" else "right")
     total = 0.0
-    for b in bills(study, rows):  # type: ignore[arg-type]
+    for b in bills(study, rows):
         hours = b.hours()
         total += hours
         size = f"{b.parameters / 1e6:.4g}M"

@@ -1,15 +1,16 @@
 """Measured numbers with everything needed to read them, and whether they may be compared."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from genobj.config.base import problems
 
+T = TypeVar("T")
 NAMES = frozenset({"reference.file", "reference.seed", "reference.assumed"})
 """Entries of a protocol that may differ: the same file under another name, another draw of the same law."""
 
@@ -57,15 +58,21 @@ class Record:
 
 def read_records(file: Path) -> list[Record]:
     """The records of a results.json or of `genobj evaluate --out`. ValueError says what is wrong."""
+    advice = f"write one: genobj evaluate RUN --out {file}"
+    return parsed(file, TypeAdapter(list[Record]).validate_python, "records of genobj evaluate", advice)
+
+
+def parsed(file: Path, validate: Callable[[Any], T], what: str, advice: str) -> T:
+    """A JSON file, validated. ValueError says that it does not hold `what`, or is not there with `advice`."""
     try:
-        return TypeAdapter(list[Record]).validate_python(json.loads(file.read_text(encoding="utf-8")))
+        return validate(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise ValueError(f"there is no {file}; write one: genobj evaluate RUN --out {file}") from None
+        raise ValueError(f"there is no {file}; {advice}") from None
     except ValidationError as error:
         where, message = next(problems(error))
-        raise ValueError(f"{file} holds no records of genobj evaluate: {where}: {message}") from None
+        raise ValueError(f"{file} holds no {what}: {where}: {message}") from None
     except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{file} holds no records of genobj evaluate: {error}") from None
+        raise ValueError(f"{file} holds no {what}: {error}") from None
 
 
 def comparable(records: Iterable[Record]) -> None:

@@ -16,10 +16,9 @@ from genobj.config.base import problems
 from genobj.config.load import leaves, read_toml
 from genobj.experiment import FREE
 from genobj.metrics.records import Record, comparable, read_records
+from genobj.run import SCORES
 from genobj.studies.results import Cell, Look, Point, Results, Value, Variant, read
 
-CURVE = "scores.jsonl"
-"""Scores during training, in a run's folder."""
 AXES, TOLD = 2, 4
 """Settings up to which a difference is a place on axes, and up to which it is told in words: else by the folder."""
 AROUND = 4
@@ -129,37 +128,38 @@ def _found(folder: Path) -> Found:
     if not (folder / hub.RESULTS).is_file():
         again = f"finish it with: genobj train --resume {folder}"
         return Found(folder, tree, learnt, replace(cell, error=f"{folder} is not finished; {again}"))
-    lines = _lines(folder / "metrics.jsonl")
+    told = lines(folder / "metrics.jsonl")
     train = tree.get("train", {})
-    steps = int(lines[-1].get("step", 0)) if lines else int(train.get("steps", 0))
+    steps = int(told[-1].get("step", 0)) if told else int(train.get("steps", 0))
     done = replace(
         cell,
         state="done",
         steps=steps,
-        seen=int(lines[-1].get("seen", 0)) if lines else steps * int(train.get("batch", 0)),
-        seconds=_seconds(lines),
+        seen=int(told[-1].get("seen", 0)) if told else steps * int(train.get("batch", 0)),
+        seconds=seconds(told),
         records=tuple(read_records(folder / hub.RESULTS)),
-        curve=tuple(_curve(folder / CURVE)),
+        curve=tuple(curve(folder / SCORES)),
     )
     return Found(folder, tree, learnt, done)
 
 
-def _seconds(lines: Sequence[Mapping[str, Any]]) -> float:
+def seconds(told: Sequence[Mapping[str, Any]]) -> float:
     """Time of training: what the last line says; older runs tell only how fast they were, and that is summed up."""
-    if not lines:
+    if not told:
         return 0.0
-    if lines[-1].get("seconds") is not None:
-        return float(lines[-1]["seconds"])
+    if told[-1].get("seconds") is not None:
+        return float(told[-1]["seconds"])
     total, before = 0.0, 0
-    for line in lines:
+    for line in told:
         if speed := line.get("samples_per_second"):
             total += (line["seen"] - before) / speed
         before = line["seen"]
     return total
 
 
-def _curve(file: Path) -> Iterable[Look]:
-    for i, line in enumerate(_lines(file), 1):
+def curve(file: Path) -> Iterable[Look]:
+    """Scores during training, of a run's scores.jsonl. ValueError names a line that holds none."""
+    for i, line in enumerate(lines(file), 1):
         for record in line.get("records", ()):
             record["value"] = math.nan if record.get("value") is None else record["value"]
         try:
@@ -169,7 +169,7 @@ def _curve(file: Path) -> Iterable[Look]:
             raise ValueError(f"{file}, line {i}: {where}: {message}") from None
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def lines(file: Path) -> list[dict[str, Any]]:
     """Lines of a JSONL log; none if there is no file. A torn last line is left out."""
     found = list[dict[str, Any]]()
     if file.is_file():

@@ -17,9 +17,10 @@ from genobj.experiment import FREE, Experiment
 from genobj.metrics.records import Record, read_records
 from genobj.run import RUNS, SCORES, Stopped
 from genobj.studies.claims import judge
+from genobj.studies.collect import curve, lines, seconds
 from genobj.studies.crew import Crew, Watcher, alone
-from genobj.studies.plan import Job, Row, jobs, rows
-from genobj.studies.results import Cell, CellState, Look, Results, Variant
+from genobj.studies.plan import Job, Row, jobs, on, rows
+from genobj.studies.results import Cell, CellState, Results, Variant
 from genobj.studies.study import Study
 from genobj.studies.worker import Task
 from genobj.training.folder import environment, write
@@ -61,8 +62,7 @@ class Conductor:
         """Every run of the study. Budgets of seconds measure speeds first, once."""
         if self._jobs is None:
             timed = self.study.budget is not None and self.study.budget.kind == "seconds"
-            seconds = self._seconds() if timed else {}
-            self._jobs = jobs(self.study, self.rows, self.runs, seconds)
+            self._jobs = jobs(self.study, self.rows, self.runs, self._seconds() if timed else {})
         return self._jobs
 
     def tasks(self) -> list[Task]:
@@ -145,7 +145,7 @@ class Conductor:
         diverged = job.failure.exists()
         if diverged:
             error = json.loads(job.failure.read_text(encoding="utf-8"))["error"]
-        looks = tuple(_looks(job.folder / SCORES))
+        looks = tuple(curve(job.folder / SCORES))
         if not job.scores.exists():
             state: CellState = "failed" if error else "missing"
             return Cell(job.variant, job.seed, state, str(job.folder), error, curve=looks, diverged=diverged)
@@ -159,7 +159,7 @@ class Conductor:
             steps=e.train.steps,
             seen=seen,
             passes=seen * row.passes,
-            seconds=float(_last(job.folder / "metrics.jsonl").get("seconds", 0.0)),
+            seconds=seconds(lines(job.folder / "metrics.jsonl")),
             records=tuple(read_records(job.scores)),
             curve=looks,
         )
@@ -179,7 +179,7 @@ class Conductor:
     def _timed(self, rounds: int) -> list[bench.Report]:
         """Every variant's step, timed in interleaved rounds."""
         device = self.devices[0] if self.devices else None
-        experiments = {row.name: _on(row, device) for row in self.rows}
+        experiments = {row.name: on(row.experiment, device) for row in self.rows}
         reports = bench.measure(experiments, rounds=rounds, limit=float("inf"), show=self.show)
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
@@ -246,11 +246,12 @@ def _without_length(row: Row) -> dict[str, Any]:
 def command_of(recipe: str, experiment: Experiment) -> str:
     """The command line that trains it with what the recipe says otherwise; '' if there is none."""
     tree = read_toml(find_recipe(recipe))
-    said, wanted = dict(leaves(Experiment.model_validate(tree).tree())), experiment.tree()
+    base, wanted = Experiment.model_validate(tree), experiment.tree()
+    said = dict(leaves(base.tree()))
     layers = Layers()
     layers.add(tree, recipe)
     texts, metrics = list[str](), list(wanted["evaluation"]["metrics"])
-    if metrics != list(Experiment.model_validate(tree).evaluation.metrics):
+    if metrics != list(base.evaluation.metrics):
         texts.append(f"evaluation.metrics={json.dumps(metrics)}")
         layers.put(*parse_override(texts[-1]), recipe)
     for key, value in leaves(wanted):
@@ -273,11 +274,6 @@ def _literal(value: Any) -> str:
     return write_toml({"v": value}).removeprefix("v = ").strip() if not isinstance(value, str) else value
 
 
-def _on(row: Row, device: str | None) -> Any:
-    e = row.experiment
-    return e if device is None else e.model_copy(update={"train": e.train.model_copy(update={"device": device})})
-
-
 def _device(devices: Sequence[str | None]) -> str:
     """Name of the machine that speeds belong to."""
     first = devices[0] if devices and devices[0] else ("cuda" if torch.cuda.is_available() else "cpu")
@@ -290,27 +286,3 @@ def _processor() -> str:
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
-
-
-def _last(file: Path) -> dict[str, Any]:
-    """The last whole line of a JSONL file; nothing where there is none."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return next((line for text in reversed(lines) if (line := _parsed(text))), {})
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        line = json.loads(text)
-    except ValueError:
-        return {}
-    return line if isinstance(line, dict) else {}
-
-
-def _looks(file: Path) -> list[Look]:
-    """Scores during training."""
-    lines = [_parsed(text) for text in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    return [
-        Look(line["step"], line["seen"], line["seconds"], tuple(Record(**told) for told in line["records"]))
-        for line in lines
-        if line
-    ]

@@ -187,6 +187,12 @@ def _job(study: Study, row: Row, seed: int, runs: Path, count: int, source: Job 
     return Job(row.name, seed, experiment, runs / name, source.folder if source else None)
 
 
+def on(experiment: Experiment, device: str | None) -> Experiment:
+    """The experiment on another device; None: where it says."""
+    train = experiment.train
+    return experiment.model_copy(update={"train": train.model_copy(update={"device": device or train.device})})
+
+
 def _watched(study: Study, experiment: Experiment) -> dict[str, Any]:
     """What belongs to a run beside the settings that it learns with: what is written down while it trains (nobody can
     look later), how it survives divergence, and the code of its plugins."""

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from genobj.config.base import problems
-from genobj.metrics.records import Record
+from genobj.metrics.records import Record, parsed
 from genobj.training.folder import write
 
 Value = bool | int | float | str
@@ -132,17 +131,13 @@ class Results:
         write(file, json.dumps(_plain(asdict(self)), indent=1) + "\n")
 
 
+_RESULTS = TypeAdapter(Results)
+
+
 def read(file: Path) -> Results:
     """The results in a file. ValueError says what is wrong."""
-    try:
-        return TypeAdapter(Results).validate_python(_numbers(json.loads(file.read_text(encoding="utf-8"))))
-    except FileNotFoundError:
-        raise ValueError(f"there is no {file}; `genobj compare` and `genobj reproduce` write one") from None
-    except ValidationError as error:
-        where, message = next(problems(error))
-        raise ValueError(f"{file} holds no results of a study: {where}: {message}") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{file} holds no results of a study: {error}") from None
+    advice = "`genobj compare` and `genobj reproduce` write one"
+    return parsed(file, lambda tree: _RESULTS.validate_python(_numbers(tree)), "results of a study", advice)
 
 
 def _plain(value: Any) -> Any:

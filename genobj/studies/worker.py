@@ -19,7 +19,7 @@ import torch
 
 from genobj.plugins import load_plugins
 from genobj.run import Run, Stopped
-from genobj.studies.plan import Job
+from genobj.studies.plan import Job, on
 from genobj.training.folder import held, steps, write
 from genobj.training.health import Diverged
 
@@ -61,15 +61,13 @@ def ensure(task: Task, device: str | None = None, beat: Beat = lambda step: None
 
 
 def _ensure(task: Task, device: str | None, beat: Beat) -> None:
-    job, e = task.job, task.job.experiment
+    job = task.job
     if job.scores.exists():
         return
     if job.failure.exists():
         raise Diverged(json.loads(job.failure.read_text(encoding="utf-8"))["error"])
-    if device is not None:
-        e = e.model_copy(update={"train": e.train.model_copy(update={"device": device})})
     try:
-        outcome = Run(e, job.folder, resume=True).go(beat=beat, until=task.until)
+        outcome = Run(on(job.experiment, device), job.folder, resume=True).go(beat=beat, until=task.until)
     except Stopped:
         if task.until is None or steps(job.folder)[-1] < task.until:
             raise

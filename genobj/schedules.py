@@ -169,6 +169,28 @@ class Doubling(Ramp):
         return min(self.start * 2 ** math.floor(s * values), self.end)
 
 
+@final
+class Root(Ramp):
+    """Whole numbers whose square grows at a constant rate: CT's number of noise levels (arXiv 2303.01469, App. C)."""
+
+    citations: ClassVar[tuple[str, ...]] = ("song2023consistency",)
+
+    start: float = 2.0
+    """First value, a whole number: s0 of the paper."""
+    end: float = 151.0
+    """Last value, a whole number: s1 + 1 of the paper (CIFAR-10: 151, ImageNet 64: 201)."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Root":
+        if not (self.start.is_integer() and self.end.is_integer() and 1 <= self.start < self.end):
+            raise ValueError(f"start={self.start:g} and end={self.end:g} must be whole numbers with 1 <= start < end")
+        return self
+
+    def between(self, s: float) -> float:
+        """ceil(sqrt(start^2 + s (end^2 - start^2)))."""
+        return float(math.ceil(math.sqrt(self.start**2 + s * (self.end**2 - self.start**2))))
+
+
 Number = Annotated[Schedule, Pick(SCHEDULES, plain="constant")]
 """A plain number, or a schedule."""
 

@@ -7,11 +7,14 @@ import torch
 
 from genobj.parts import PATHS
 from genobj.paths.edm import EDM
+from genobj.paths.linear import Linear
+from genobj.paths.random import Random
+from genobj.paths.trig import Trig
 from genobj.paths.vp import NEAREST, VP
 from genobj.types import over
 
 NAMES = PATHS.names()
-EXACT = [name for name in NAMES if name != "edm"]
+EXACT = [name for name in NAMES if name not in ("edm", "random")]
 INNER = torch.linspace(0.001, 0.999, 331, dtype=torch.float64)
 
 
@@ -39,7 +42,15 @@ def test_the_edm_rates_are_those_of_ucgm():
 
 
 @pytest.mark.parametrize(
-    "path", [*(PATHS.get(name)() for name in NAMES), VP(offset=0.0), EDM(sigma_data=1.0)], ids=repr
+    "path",
+    [
+        *(PATHS.get(name)() for name in NAMES),
+        VP(offset=0.0),
+        EDM(sigma_data=1.0),
+        Trig(quarter=1.57),
+        Linear(noise_std=0.5, sigma_min=0.1),
+    ],
+    ids=repr,
 )
 @pytest.mark.parametrize("which", ["noise", "data"])
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # inside torch's own forward mode
@@ -96,3 +107,73 @@ def test_float32_stays_float32_and_finite_at_both_ends(name):
         value = method(ends)
         assert value.dtype == torch.float32
         assert value.isfinite().all()
+
+
+S = torch.exp(4 * (2.68 * INNER - 1.59))
+Q = (S**2 + 0.25).sqrt()
+SIN, COS, ONE = (1.57 * INNER).sin(), (1.57 * INNER).cos(), torch.ones_like(INNER)
+UCGM = {  # OBJECTIVES A4: alpha, gamma, alpha_hat, gamma_hat, and v of (F, x_hat, z_hat)
+    "linear": (Linear(), INNER, 1 - INNER, ONE, -ONE, lambda f, x, z: f),
+    "trigflow": (Trig(quarter=1.57), SIN, COS, COS, -SIN, lambda f, x, z: 1.57 * f),
+    "triglinear": (
+        Trig(quarter=1.57, target="difference"),
+        SIN,
+        COS,
+        ONE,
+        -ONE,
+        lambda f, x, z: 1.57 * (COS * z - SIN * x),
+    ),
+    "edm": (EDM(), S / Q, 1 / Q, -0.5 / Q, 2 * S / Q, lambda f, x, z: (2.68 * S * z - 10.72 * S**2 * x) / Q**3),
+    "random": (Random(), SIN, 1 - INNER, ONE, -1 - (-5 * INNER).exp(), lambda f, x, z: 1.57 * COS * z - x),
+}
+
+
+@pytest.mark.parametrize("name", UCGM)
+def test_what_networks_of_ucgm_say(name):
+    """F from (x, z), and from F and x_t the way back to x, z and the velocity."""
+    path, noise, data, of_noise, of_data, velocity = UCGM[name]
+    x, z = torch.randn(2, len(INNER), dtype=torch.float64)
+    x_t, answer = path.point(x, z, INNER), path.noise_target(INNER) * z + path.data_target(INNER) * x
+    torch.testing.assert_close(x_t, noise * z + data * x)
+    torch.testing.assert_close(answer, of_noise * z + of_data * x)
+    across = noise * of_data - data * of_noise
+    x_hat, z_hat = (noise * answer - of_noise * x_t) / across, (of_data * x_t - data * answer) / across
+    torch.testing.assert_close(x_hat, x)
+    torch.testing.assert_close(z_hat, z)
+    torch.testing.assert_close(path.velocity(x, z, INNER), velocity(answer, x_hat, z_hat))
+
+
+def test_the_target_of_edm_is_that_of_its_preconditioning():
+    """Karras et al., Table 1: F = (x - c_skip y) / c_out with y = x + sigma z, for any sigma_data."""
+    path, deviation = EDM(sigma_data=0.8), 0.8
+    x, z = torch.randn(2, len(INNER), dtype=torch.float64)
+    skip, out = deviation**2 / (S**2 + deviation**2), S * deviation / (S**2 + deviation**2).sqrt()
+    target = path.noise_target(INNER) * z + path.data_target(INNER) * x
+    torch.testing.assert_close(target, (x - skip * (x + S * z)) / out)
+
+
+def test_where_no_more_is_known_networks_of_ucgm_say_the_velocity():
+    for path in (VP(), Linear(noise_std=0.5)):
+        assert torch.equal(path.noise_target(INNER), path.noise_rate(INNER))
+        assert torch.equal(path.data_target(INNER), path.data_rate(INNER))
+
+
+def test_random_ends_where_sin_of_1_57_does():
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(Random().noise_scale(ends), torch.tensor([0.0, math.sin(1.57)], dtype=torch.float64))
+    assert Random().data_scale(ends).tolist() == [1.0, 0.0]
+
+
+def test_noise_of_another_scale_is_the_plain_path_with_noise_of_that_scale():
+    x, z = torch.randn(2, len(INNER), 3, dtype=torch.float64)
+    for plain, scaled in (
+        (Linear(), Linear(noise_std=0.5)),
+        (Linear(sigma_min=0.1), Linear(sigma_min=0.1, noise_std=0.5)),
+    ):
+        assert torch.equal(scaled.point(x, z, INNER), plain.point(x, 0.5 * z, INNER))
+        assert torch.equal(scaled.velocity(x, z, INNER), plain.velocity(x, 0.5 * z, INNER))
+
+
+@pytest.mark.parametrize("path", [Linear(), Trig()])
+def test_settings_that_are_unset_leave_the_hash_of_a_run_alone(path):
+    assert not {"noise_std", "quarter", "target"} & path.model_dump(mode="json", exclude_none=True).keys()

@@ -20,15 +20,15 @@ from genobj.objectives.improved_consistency import ImprovedConsistency
 from genobj.objectives.solution_flow import SolutionFlow
 from genobj.parts import SCHEDULES
 from genobj.run import Run
-from genobj.schedules import Constant, Cosine, Doubling, Exponential, Ramp, Sigmoid, Stairs, Straight
+from genobj.schedules import Constant, Cosine, Doubling, Exponential, Ramp, Root, Sigmoid, Stairs, Straight
 
 RAMPS = [name for name in SCHEDULES.names() if issubclass(SCHEDULES.get(name), Ramp)]
 
 
 class TestValues:
     def test_every_kind_is_registered(self) -> None:
-        kinds = {SCHEDULES.name_of(cls) for cls in (Constant, Straight, Cosine, Exponential, Sigmoid, Stairs, Doubling)}
-        assert kinds == set(SCHEDULES.names())
+        classes = (Constant, Straight, Cosine, Exponential, Sigmoid, Stairs, Doubling, Root)
+        assert {SCHEDULES.name_of(cls) for cls in classes} == set(SCHEDULES.names())
 
     @pytest.mark.parametrize("name", RAMPS)
     def test_ramps_are_monotone_between_their_ends_and_flat_outside(self, name: str) -> None:
@@ -40,7 +40,7 @@ class TestValues:
         assert values[105] < values[200] < values[295]
         assert ramp.span == (2.0, 16.0)
 
-    @pytest.mark.parametrize("name", [name for name in RAMPS if name != "doubling"])
+    @pytest.mark.parametrize("name", [name for name in RAMPS if name not in ("doubling", "root")])
     def test_ramps_may_fall(self, name: str) -> None:
         ramp = SCHEDULES.get(name).model_validate({"start": 4.0, "end": 0.5})
         values = [ramp(i / 100) for i in range(101)]
@@ -57,6 +57,7 @@ class TestValues:
     def test_values_stay_within_the_span(self, name: str, ends: tuple[float, float], progress: float) -> None:
         tree = {"value": ends[0]} if name == "constant" else {"start": ends[0], "end": ends[1]}
         tree |= {"end": 8 * ends[0]} if name == "doubling" else {}
+        tree |= {"start": float(math.ceil(ends[0])), "end": float(math.ceil(ends[1]) + 1)} if name == "root" else {}
         schedule = SCHEDULES.get(name).model_validate(tree)
         low, high = schedule.span
         assert low * (1 - 1e-9) <= schedule(progress) <= high * (1 + 1e-9)
@@ -110,6 +111,15 @@ class TestValues:
         values = [steps((i + 0.5) / (doublings + 1)) for i in range(doublings + 1)]
         assert values == pytest.approx([start * 2**i for i in range(doublings + 1)])
 
+    def test_ct_has_the_levels_of_its_code(self) -> None:
+        """script_util.py: ceil(sqrt(k / K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1 with s0 = 2 and s1 = 150 or 200."""
+        for last in (150, 200):
+            levels = Root(start=2.0, end=last + 1.0)
+            for step in range(0, 801):
+                scale = math.ceil(math.sqrt(step / 800 * ((last + 1) ** 2 - 4) + 4) - 1)
+                assert levels(step / 800) == scale + 1
+            assert (levels(0.0), levels(1.0)) == (2, last + 1)
+
     def test_so_flow_falls_by_equal_ratios(self) -> None:
         a = SolutionFlow().a
         ratios = [a((i + 1) / 10) / a(i / 10) for i in range(10)]
@@ -151,6 +161,8 @@ class TestSettings:
             (Doubling, {"start": 8.0, "end": 4.0}, "times 2, 4, 8"),
             (Doubling, {"start": 0.0}, "times 2, 4, 8"),
             (Stairs, {"count": 1}, "count"),
+            (Root, {"start": 2.5}, r"start=2\.5 and end=151 must be whole numbers with 1 <= start < end"),
+            (Root, {"start": 20.0, "end": 3.0}, "start < end"),
             (Sigmoid, {"snap": 0.5}, "snap"),
             (Sigmoid, {"gain": 0}, "gain"),
             (AlphaFlow, {"a": 1.5}, r"must be in \[0, 1\], got 1\.5"),

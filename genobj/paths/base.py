@@ -31,6 +31,17 @@ class Path(Config, abc.ABC):
     def data_rate(self, t: TimeTensor) -> TimeTensor:
         """d/dt of data_scale, shape (batch,)."""
 
+    def noise_target(self, t: TimeTensor) -> TimeTensor:
+        """Factor of z in what a network of UCGM says on this path, noise_target z + data_target x, shape (batch,).
+
+        By default the rates: it says the velocity.
+        """
+        return self.noise_rate(t)
+
+    def data_target(self, t: TimeTensor) -> TimeTensor:
+        """Factor of x in it, shape (batch,)."""
+        return self.data_rate(t)
+
     def point(self, x: Samples, z: Samples, t: TimeTensor) -> Samples:
         """x_t of data x and noise z, Eq. (1)."""
         return over(self.noise_scale(t), x) * z + over(self.data_scale(t), x) * x
@@ -38,3 +49,16 @@ class Path(Config, abc.ABC):
     def velocity(self, x: Samples, z: Samples, t: TimeTensor) -> Samples:
         """dx_t/dt for this pair (x, z), the target of DuMo Eq. (3)."""
         return over(self.noise_rate(t), x) * z + over(self.data_rate(t), x) * x
+
+    def ends(self, x_t: Samples, v: Samples, t: TimeTensor) -> tuple[Samples, Samples]:
+        """The pair (x, z) that a point x_t and its velocity v = dx_t/dt belong to: point and velocity, solved for both.
+
+        On the plain linear path exactly x_t - t v and x_t + (1 - t) v, without rounding in between. Whatever v is, the
+        pair lies on the point: noise_scale z + data_scale x = x_t. Extra noise (`bridge`) is therefore counted to the
+        pair, and a velocity that fades near data (`damped_below`) gives the pair of a path that is slower there.
+        """
+        a, b, a_rate, b_rate = (
+            over(f(t), x_t) for f in (self.noise_scale, self.data_scale, self.noise_rate, self.data_rate)
+        )
+        determinant = a * b_rate - b * a_rate
+        return (a * v - a_rate * x_t) / determinant, (b_rate * x_t - b * v) / determinant

@@ -45,6 +45,14 @@ class EDM(Path):
         """Derivative of 1 / q: -sigma sigma' / q^3."""
         return -_RATE * _sigma(t).square() * self.data_scale(t) ** 3
 
+    def noise_target(self, t: TimeTensor) -> TimeTensor:
+        """-sigma_data / q: the network says what is inside EDM's preconditioning."""
+        return -self.sigma_data * self.data_scale(t)
+
+    def data_target(self, t: TimeTensor) -> TimeTensor:
+        """sigma / (sigma_data q)."""
+        return self.noise_scale(t) / self.sigma_data
+
 
 def _sigma(t: TimeTensor) -> TimeTensor:
     """Noise level at t, shape (batch,)."""

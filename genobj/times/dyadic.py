@@ -36,6 +36,11 @@ class Dyadic(Pairs):
         """t - r on the rows of the equal share."""
         return 2.0**-self.levels if self.finest == "step" else 0.0
 
+    def groups(self, batch: int) -> dict[str, range]:
+        """The shortest jumps, which alone are guided."""
+        start, levels = self.prefix(batch), self.lengths(batch)
+        return {"shortest": range(start, start + int((levels[start:] == self.levels - 1).sum()))}
+
     def refusal(self, batch: int) -> str | None:
         """Every length needs a row."""
         jumps = batch - self.prefix(batch)

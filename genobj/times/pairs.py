@@ -6,6 +6,7 @@ and derivative passes run on the remaining rows only.
 """
 
 import abc
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, final
 
 import torch
@@ -35,6 +36,9 @@ class Pairs(Config, abc.ABC):
     own_times: ClassVar[bool] = False
     """Whether t does not follow the experiment's law of times."""
 
+    negative: ClassVar[bool] = False
+    """Whether some rows lie at negative times, r = t < 0: for the model's own samples in the place of data."""
+
     @property
     def anchors(self) -> bool:
         """Whether some rows have r = t."""
@@ -45,9 +49,18 @@ class Pairs(Config, abc.ABC):
         """t - r on the rows of the equal share."""
         return 0.0
 
+    @property
+    def together(self) -> int:
+        """How many rows share their times: rows i, i + batch / together, ... do; parts of a batch keep them whole."""
+        return 1
+
     def prefix(self, batch: int) -> int:
         """How many rows at the front belong to the equal share whatever is drawn."""
         return int(self.equal_share * batch) if self.share_by == "prefix" else 0
+
+    def groups(self, batch: int) -> Mapping[str, range]:
+        """Rows of a batch by what they are for, blocks one after the other; none by default."""
+        return {}
 
     def refusal(self, batch: int) -> str | None:
         """Why this cannot be drawn for so few rows at once (with what to type instead), or None."""

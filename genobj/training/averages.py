@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from genobj.config.base import Config
 from genobj.model import Model, Reweighted
+from genobj.schedules import Number, within
 from genobj.training.profiles import Width, decay, exponent
 from genobj.training.shards import local
 
@@ -25,6 +26,9 @@ class EMA(Config):
     """One average per decay (held down early in a run by `warmup`); the first samples, and objectives may use it."""
     warmup: bool = True
     """Lower the decays to (1 + n) / (10 + n) after n steps while that is smaller: short runs forget their start."""
+    follows: Annotated[Number, within(2.0)] | None = None
+    """Number N of noise levels that the first average, which objectives may use, keeps step with: its decay is
+    mu^(N_0 / (N - 1)), with mu the first of `decays` (its name) and N_0 the first N, without `warmup` (CT)."""
     widths: tuple[Width, ...] = ()
     """One more average per width: it weighs step t of T by t^gamma, with this standard deviation as a share of T
     (EDM2's sigma_rel, which keeps 0.05 and 0.1)."""
@@ -61,7 +65,7 @@ class Averages:
         def copies() -> dict[str, Tensor]:
             return {name: p.detach().float().clone() for name, p in live.items()}
 
-        self.warmup = settings.warmup
+        self.warmup, self.follows = settings.warmup, settings.follows
         self.values = {decay: copies() for decay in settings.decays}
         """Averages by decay."""
         self.profiles = {width: copies() for width in settings.widths}
@@ -74,14 +78,20 @@ class Averages:
         self._low = any(p.dtype != torch.float32 for p in self._weights)
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move every average towards the live weights after `step` earlier steps."""
+    def update(self, step: int, progress: float = 0.0) -> None:
+        """Move every average towards the live weights after `step` earlier steps, this share of the run."""
         weights = [p.float() for p in self._weights] if self._low else self._weights
         limit = (1 + step) / (10 + step) if self.warmup else 1.0
         for kept, values in self._lists.items():
-            _move(values, weights, min(kept, limit))
+            _move(values, weights, self._decay(kept, limit, progress))
         for width, values in self._profile_lists.items():
             _move(values, weights, decay(self._exponents[width], step))
+
+    def _decay(self, kept: float, limit: float, progress: float) -> float:
+        """Of the average of this name."""
+        if self.follows is None or kept != next(iter(self.values)):
+            return min(kept, limit)
+        return kept ** (self.follows(0.0) / (self.follows(progress) - 1))
 
     def named(self) -> dict[str, dict[str, Tensor]]:
         """Every average by the name of its file: ema_0.9999, ema_width_0.05."""

@@ -110,8 +110,14 @@ class Evaluation(Config):
         return named(METRICS, table)
 
     def samplers(self, horizons: Mapping[str, Horizon]) -> dict[int, Sampler]:
-        """The sampler of every nfe; ValueError if a model with these heads cannot answer one."""
-        chosen = {n: self.sampler.with_nfe(n) if self.sampler else choose(horizons, n) for n in self.nfe}
+        """The sampler of every nfe; ValueError if a model with these heads cannot answer one.
+
+        One that finds out by itself what it takes stands alone, as if it were that of the first nfe.
+        """
+        if self.sampler is not None and self.sampler.adaptive:
+            chosen = {self.nfe[0]: self.sampler}
+        else:
+            chosen = {n: self.sampler.with_nfe(n) if self.sampler else choose(horizons, n) for n in self.nfe}
         for sampler in chosen.values():
             if problem := sampler.refusal(horizons):
                 raise ValueError(problem)

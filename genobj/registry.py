@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -62,8 +62,17 @@ class Registry(Generic[T]):
     imports nothing. Plugins come from the entry-point group `genobj.<family>` and from `register`.
     """
 
-    def __init__(self, family: str, plural: str, builtins: dict[str, str], titles: dict[str, str] | None = None):
+    def __init__(
+        self,
+        family: str,
+        plural: str,
+        builtins: dict[str, str],
+        titles: dict[str, str] | None = None,
+        presets: str | None = None,
+    ):
+        """presets: 'module:TABLE' of names that stand for a part with settings (samplers.presets has such a table)."""
         self.family, self.plural, self.group = family, plural, f"genobj.{plural}"
+        self._presets = presets
         self._titles = titles or {}
         self._targets = {name: _Target(value, "genobj") for name, value in builtins.items()}
         self._plugins_read = False
@@ -80,7 +89,7 @@ class Registry(Generic[T]):
         known = self._known()
         if name not in known:
             titles = {title: short for short, title in self._titles.items()}
-            hint = did_you_mean(name, [*known, *titles])
+            hint = did_you_mean(name, [*known, *titles, *self._short()])
             for title, short in titles.items():
                 hint = hint.replace(repr(title), repr(short))
             raise UnknownName(f"unknown {self.family} {name!r}.{hint} Known {self.plural}: {', '.join(self.names())}.")
@@ -117,6 +126,19 @@ class Registry(Generic[T]):
     def entries(self) -> list[Entry]:
         """Name, first docstring line, source and import problem of every part, without importing the built-ins."""
         return [self._entry(name, target) for name, target in sorted(self._known().items())]
+
+    def presets(self) -> list[Entry]:
+        """Name and title of everything that stands for a part with settings."""
+        return [Entry(name, one.title, f"preset of {one.part}", "") for name, one in self._short().items()]
+
+    def full(self, name: str) -> str:
+        """'restart-ect-2' for the preset 'ect-2'; any other name as it is."""
+        found = self._short().get(name)
+        return name if found is None or name in self._known() else f"{found.part}-{name}"
+
+    def _short(self) -> dict[str, Any]:
+        module, _, table = (self._presets or "").partition(":")
+        return dict(getattr(importlib.import_module(module), table)) if module else {}
 
     def _entry(self, name: str, target: _Target) -> Entry:
         if target.source == "genobj" and isinstance(target.value, str):

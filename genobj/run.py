@@ -341,7 +341,8 @@ class Run(Assembly):
         panels = {"data": self._real(count)}
         with self._sampling() as (generator, _):
             for n, sampler in self.experiment.evaluation.samplers(self.settings.horizons).items():
-                panels[f"{n} NFE"] = generator(sampler, count, self.experiment.seed)[0].x
+                drawn, nfe = generator(sampler, count, self.experiment.seed)
+                panels[f"{nfe if sampler.adaptive else n} NFE"] = drawn.x
         if self.ranks.first:
             shown = {heading: pixels(self.settings, x, self.device) for heading, x in panels.items()}
             compare(shown, columns(self.settings.classes)).savefig(self.folder / name)

@@ -146,9 +146,10 @@ def test_controls_become_settings_and_words(turning: str) -> None:
 
 
 def test_only_samplers_that_the_heads_can_answer_are_offered() -> None:
-    assert [*knobs.offered({"v": "instant"})] == ["euler", "heun", "midpoint"]
-    assert [*knobs.offered({"u": "data"})] == ["flow_map", "restart"]
-    assert [*knobs.offered({"u": "interval"})] == ["euler", "flow_map", "heun", "midpoint", "restart"]
+    assert [*knobs.offered({"v": "instant"})] == ["edm", "euler", "heun", "midpoint", "ode"]
+    assert [*knobs.offered({"u": "data"})] == ["flow_map", "restart", "unified"]
+    every = ["edm", "euler", "flow_map", "heun", "midpoint", "ode", "restart", "unified"]
+    assert [*knobs.offered({"u": "interval"})] == every
 
 
 @pytest.mark.parametrize(

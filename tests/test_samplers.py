@@ -2,23 +2,30 @@
 
 import itertools
 import math
+import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genobj.config.base import find
 from genobj.parts import GRIDS, PATHS, SAMPLERS
 from genobj.paths.edm import EDM
 from genobj.paths.linear import Linear
 from genobj.paths.vp import VP
+from genobj.registry import UnknownName
 from genobj.samplers.auto import choose
+from genobj.samplers.edm import EDMHeun
 from genobj.samplers.euler import Euler
 from genobj.samplers.flow_map import FlowMap
-from genobj.samplers.grids import Karras, Kumaraswamy, Listed, Shifted, Uniform
+from genobj.samplers.grids import Karras, Kumaraswamy, Levels, Listed, Shifted, Uniform
 from genobj.samplers.heun import Heun
 from genobj.samplers.midpoint import Midpoint
+from genobj.samplers.ode import Ode
+from genobj.samplers.presets import TABLE, nfe_of
 from genobj.samplers.restart import Restart
+from genobj.samplers.unified import Unified
 from genobj.types import over
 
 S = 0.3  # data x ~ N(0, S^2), noise z ~ N(0, 1)
@@ -59,6 +66,36 @@ class Exact:
 
 def noise(*shape):
     return torch.randn(*shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", PATHS.names())
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 4)])
+def test_data_and_noise_come_back_from_a_point_and_its_velocity(name, shape):
+    path, t = PATHS.get(name)(), torch.linspace(0.02, 0.98, 16, dtype=torch.float64)
+    x, z = noise(2, 16, *shape)
+    found = path.ends(path.point(x, z, t), path.velocity(x, z, t), t)
+    torch.testing.assert_close(found, (x, z))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_ends_of_a_straight_line_are_found_without_rounding_in_between(dtype):
+    x_t, v = torch.randn(2, 1000, 3, dtype=dtype)
+    t = torch.cat([torch.rand(996, dtype=dtype), torch.tensor([0.0, 1e-9, 1e-4, 1.0], dtype=dtype)])
+    x_hat, z_hat = Linear().ends(x_t, v, t)
+    assert torch.equal(x_hat, x_t - over(t, v) * v)
+    assert torch.equal(z_hat, x_t + over(1 - t, v) * v)
+
+
+def test_ends_with_noise_that_is_left_and_with_a_velocity_that_fades():
+    x, z = noise(2, 8, 3)
+    t = torch.linspace(0, 1, 8, dtype=torch.float64)
+    path = Linear(sigma_min=0.1)
+    torch.testing.assert_close(path.ends(path.point(x, z, t), path.velocity(x, z, t), t), (x, z))
+    faded = Linear(damped_below=0.5)
+    x_t = faded.point(x, z, t)
+    x_hat, z_hat = faded.ends(x_t, faded.velocity(x, z, t), t)
+    torch.testing.assert_close(faded.point(x_hat, z_hat, t), x_t)
+    assert not torch.allclose(x_hat[1], x[1])
 
 
 @pytest.mark.parametrize("path", PATHS.names())
@@ -144,17 +181,28 @@ def test_restart_keeps_the_variance_of_sigma_min_out():
 
 @pytest.mark.parametrize(
     ("sampler", "nfe"),
-    [(Euler(steps=7), 7), (Heun(steps=4), 8), (Midpoint(steps=4), 8), (FlowMap(steps=3), 3), (Restart(steps=3), 3)],
+    [
+        (Euler(steps=7), 7),
+        (Heun(steps=4), 8),
+        (Midpoint(steps=4), 8),
+        (FlowMap(steps=3), 3),
+        (Restart(steps=3), 3),
+        (EDMHeun(steps=4), 7),
+        (Unified(steps=3), 3),
+        (Unified(steps=3, order=2, grid=Kumaraswamy(gaps=(0.01, 0.3))), 5),
+        (Unified(steps=3, order=2, grid=Kumaraswamy(gaps=(0.01, 0.0))), 6),
+    ],
     ids=repr,
 )
 def test_nfe_is_the_number_of_calls(sampler, nfe):
     net, z = Exact(), noise(5, 2)
     walk = sampler(net, z)
-    assert walk.nfe == nfe == len(net.rows)
+    assert walk.nfe == nfe == len(net.rows) == sampler.cost(sampler.steps)
     assert set(net.rows) == {5}
-    assert sampler.with_nfe(2 * nfe) == type(sampler)(steps=2 * sampler.steps)
+    longer = sampler.cost(2 * sampler.steps)
+    assert sampler.with_nfe(longer) == sampler.model_copy(update={"steps": 2 * sampler.steps})
     assert walk.trajectory.shape == (sampler.steps + 1, 5, 2)
-    assert torch.equal(walk.trajectory[0], z)
+    torch.testing.assert_close(walk.trajectory[0], z, rtol=0, atol=0.1)
     assert torch.equal(walk.trajectory[-1], walk.samples)
     assert not walk.samples.requires_grad
 
@@ -245,11 +293,11 @@ def test_the_edm_path_ends_at_the_size_of_the_data():
         (
             FlowMap(steps=1),
             {"v": "instant"},
-            "jumps to data (horizon data or interval); this model has v (instant): use eul",
+            "jumps to data (horizon data, ends or interval); this model has v (instant): use eul",
         ),
         (FlowMap(steps=4, head="u"), ALL, "it is told to follow u (data): use restart"),
         (Restart(steps=4), {"v": "instant"}, "use euler or heun"),
-        (Euler(), {"u": "data"}, "needs a head that gives the velocity (horizon instant or interval)"),
+        (Euler(), {"u": "data"}, "needs a head that gives the velocity (horizon instant, ends or interval)"),
         (Euler(head="x"), {"v": "instant", "u": "data"}, "this model has no head 'x': choose from v, u"),
         (Heun(), {}, "this model has none: train one"),
     ],
@@ -286,8 +334,23 @@ def test_the_head_made_for_the_question_answers_it(sampler, horizons, head):
         (lambda: Heun().with_nfe(5), "type nfe=4 or nfe=6"),
         (lambda: Midpoint().with_nfe(1), "type nfe=2"),
         (lambda: Euler().with_nfe(0), "type nfe=1"),
+        (
+            lambda: EDMHeun().with_nfe(4),
+            "2 evaluations a step but 1 in the last, not nfe=4 in all: type nfe=3 or nfe=5",
+        ),
+        (lambda: Unified(order=2, grid=Kumaraswamy(gaps=(0.1, 0.1))).with_nfe(8), "type nfe=7 or nfe=9"),
+        (lambda: Ode().with_nfe(8), "cannot be told nfe=8: type rtol and atol, or a sampler such as heun"),
+        (lambda: FlowMap(steps=2, grid=Levels()).with_nfe(6), "type steps=4 or steps=8"),
+        (lambda: Unified(order=2, style="any"), "type order=1 or style=mul"),
+        (lambda: Unified(order=2, grid=Uniform()), r"type grid.gaps=\[0.001,0.001\]"),
+        (lambda: Kumaraswamy(gaps=(0.5, 0.5)), "leave room"),
+        (lambda: EDMHeun(grid=Uniform())(Exact(), noise(2, 2)), "infinite at t = 1, .* type grid=karras"),
+        (lambda: FlowMap(steps=2)(Exact(horizons={"f": "fake"}), noise(2, 2)), "this model has f .fake."),
         (lambda: Euler(steps=3, grid=Listed(points=(1.0, 0.5))), "type steps=2"),
-        (lambda: FlowMap(steps=2, grid=Listed(points=(1.0, 0.5))).with_nfe(4), "type steps=2"),
+        (
+            lambda: FlowMap(steps=2, grid=Listed(points=(1.0, 0.5))).with_nfe(4),
+            r"type steps=2 \(as it stands, flow_map takes nfe=2\)",
+        ),
         (lambda: Euler(interval=(0.8, 0.2)), "low <= high"),
         (lambda: Listed(points=(0.5, 1.0)), "must decrease"),
         (lambda: Listed(points=(1.5, 1.0)), "must decrease"),
@@ -328,11 +391,192 @@ def test_the_sampler_that_is_chosen_costs_what_was_asked(horizons, nfe, sampler)
     assert sampler(Exact(horizons=horizons), noise(2, 2)).nfe == nfe
 
 
+@pytest.mark.parametrize(
+    ("sampler", "order"),
+    [
+        (Unified(style="mul", kappa=0.0, grid=Kumaraswamy(a=1, b=1, c=1, gaps=(0.2, 0))), 1),
+        (Unified(style="mul", kappa=0.0, order=2, grid=Kumaraswamy(a=1, b=1, c=1, gaps=(0.2, 0))), 2),
+        (EDMHeun(), 2),
+    ],
+    ids=["unified", "unified of order 2", "edm"],
+)
+def test_samplers_of_data_and_noise_converge_with_their_order(sampler, order):
+    """Unified walks start at pure noise whatever the first time, those of edm at sigma_max."""
+    net, z, steps = Exact(horizons={"v": "instant"}), noise(16, 2), (64, 192)
+    t = torch.tensor([sampler.grid.times(64)[0]], dtype=z.dtype)
+    start = 1.0 if isinstance(sampler, Unified) else t
+    exact = S * z * start / net.scale(t)
+    walks = [type(sampler).model_validate(dict(sampler) | {"steps": n})(net, z) for n in steps]
+    errors = [(walk.samples - exact).abs().max().item() for walk in walks]
+    assert abs(math.log(errors[0] / errors[1], 3) - order) < 0.15, errors
+
+
+@pytest.mark.parametrize("path", PATHS.names())
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_unified_sampler_is_exact_where_its_answers_are(path, steps):
+    """Flow maps without fresh noise: any number of steps; jumps to data: one."""
+    net, z, at = Exact(PATHS.get(path)()), noise(16, 2), torch.tensor([0.9, 0.0], dtype=torch.float64)
+    grid = Kumaraswamy(a=1, b=1, c=1, gaps=(0.1, 0.3))
+    exact = z * net.scale(at[1:]) / net.scale(at[:1]) / net.path.data_scale(at[1:])
+    jumps = Unified(style="any", kappa=0.0, steps=steps, grid=grid)(net, z, path=net.path)
+    torch.testing.assert_close(jumps.samples, exact)
+    first = Unified(steps=1, grid=grid, head="w" if steps > 1 else None)(net, z, path=net.path)
+    torch.testing.assert_close(first.samples, exact)
+
+
+@pytest.mark.parametrize("path", PATHS.names())
+def test_jumps_that_know_both_ends_land_exactly_without_fresh_noise(path):
+    net, z = Coupled(PATHS.get(path)()), noise(16, 3)
+    walk = Unified(steps=5, kappa=0.0, grid=Uniform())(net, z, path=net.path)
+    # walks start at z itself, which on three paths is not all of x_1
+    loose = 0.1 if path in ("edm", "random") else 1e-12
+    torch.testing.assert_close(walk.samples, net.a * z + net.c, rtol=0, atol=loose)
+
+
+def test_extrapolation_pays_where_the_velocity_changes_slowly():
+    net, z = Exact(horizons={"v": "instant"}), noise(16, 2)
+    exact, errors = S * z / net.scale(torch.tensor([0.8], dtype=z.dtype)), []
+    for extrapolation in (0.0, 0.4):
+        grid = Kumaraswamy(a=1, b=1, c=1, gaps=(0.2, 0.001))
+        walk = Unified(style="mul", kappa=0.0, steps=20, extrapolation=extrapolation, grid=grid)(net, z)
+        errors.append((walk.samples - exact).abs().max().item())
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_auto_puts_back_what_its_formula_says(frozen):
+    """Linear path: kappa = |r - t| 2 t / r^2, of the first step or of each."""
+    z, fresh = noise(8, 2), noise(3, 8, 2)
+    times = (0.9, 0.8, 0.75)
+    net = Exact(horizons={"u": "data"})
+    sampler = Unified(steps=3, kappa="auto", frozen=frozen, grid=Listed(points=times))
+    walk = sampler(net, z, noise=fresh.__getitem__)
+    first, second = 0.1 * 2 * 0.9 / 0.8**2, 0.05 * 2 * 0.8 / 0.75**2
+    x, scale = z, [net.scale(torch.tensor([t], dtype=z.dtype)) for t in times]
+    for i, (t, r, kappa) in enumerate([(0.9, 0.8, first), (0.8, 0.75, first if frozen else second)]):
+        x_hat = x * S / scale[i]
+        x = (1 - r) * x_hat + r * (math.sqrt(1 - kappa) * (x - (1 - t) * x_hat) / t + math.sqrt(kappa) * fresh[i])
+        torch.testing.assert_close(walk.trajectory[i + 1], x)
+
+
+def test_unified_states_are_float64_and_the_network_is_asked_as_it_was_given():
+    class Single(Exact):
+        def __call__(self, x_t, t, *, r=None, y=None):
+            assert x_t.dtype == t.dtype == r.dtype == torch.float32
+            return super().__call__(x_t, t, r=r, y=y)
+
+    z, net = torch.randn(16, 2), Single(horizons={"v": "instant"})
+    sampler = Unified(style="mul", kappa=0.0, steps=50, order=2, grid=Kumaraswamy(gaps=(0.2, 0.001)))
+    walk, double = sampler(net, z), sampler(Exact(horizons={"v": "instant"}), z.double())
+    assert walk.samples.dtype == walk.trajectory.dtype == torch.float32
+    torch.testing.assert_close(walk.samples.double(), double.samples, rtol=0, atol=2e-6)
+    assert torch.equal(sampler(net, z, keep=False).samples, walk.samples)
+
+
+METHODS = [("rk45", 1e-6), ("dop853", 1e-6), ("dopri5", 1e-6)]
+
+
+@pytest.mark.parametrize(("method", "tolerance"), METHODS)
+@pytest.mark.parametrize("path", ["linear", "trig", "edm"])
+def test_the_adaptive_solver_meets_its_tolerance_between_the_ends(method, tolerance, path):
+    class Inside(Exact):
+        def __call__(self, x_t, t, *, r=None, y=None):
+            assert (t >= 0).all()
+            assert (t <= 1).all()
+            return super().__call__(x_t, t, r=r, y=y)
+
+    net, z = Inside(PATHS.get(path)(), {"v": "instant"}), noise(16, 2)
+    sampler = Ode(method=method, rtol=tolerance, atol=tolerance)
+    walk = sampler(net, z, path=net.path)
+    torch.testing.assert_close(walk.samples, net.samples(z), rtol=0, atol=30 * tolerance)
+    assert walk.nfe == len(net.rows) > 10
+    assert Ode.model_validate(dict(sampler) | {"rtol": 1e-3, "atol": 1e-3})(net, z, path=net.path).nfe < walk.nfe
+
+
+def test_the_adaptive_solver_counts_guidance_twice_and_shows_its_way():
+    net, z = Guided(), noise(3, 2)
+    walk = Ode(guidance=2.0, steps=4)(net, z, Y, null=NULL)
+    assert walk.nfe == 2 * len(net.rows)
+    assert walk.trajectory.shape == (5, 3, 2)
+    torch.testing.assert_close(walk.trajectory[2], z - 0.5 * (NULL + 2 * (Y.double() - NULL))[:, None])
+
+
+@pytest.mark.parametrize("method", ["rk45", "dopri5"])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_solver_that_cannot_go_on_says_so(method, monkeypatch):
+    class Broken(Exact):
+        def __call__(self, x_t, t, *, r=None, y=None):
+            return {"v": torch.full_like(x_t, torch.nan)}
+
+    with pytest.raises(ValueError, match="type larger rtol and atol, or a larger limit"):
+        Ode(method=method)(Broken(horizons={"v": "instant"}), noise(2, 2))
+    with pytest.raises(ValueError, match="after 10 evaluations"):
+        Ode(method=method, limit=10)(Exact(), noise(2, 2))
+    if method == "dopri5":
+        monkeypatch.setitem(sys.modules, "torchdiffeq", None)
+        with pytest.raises(ValueError, match=r"pip install 'genobj\[ode\]', or method=rk45"):
+            Ode(method=method)(Exact(), noise(2, 2))
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_presets_cost_what_they_say_and_sample(name):
+    preset = TABLE[name]
+    cls, settings = find(SAMPLERS, f"{preset.part}-{name}")
+    sampler = cls.model_validate(settings)
+    walk = sampler(Exact(), noise(4, 2))
+    assert walk.nfe == preset.nfe == sampler.cost(sampler.steps)
+    assert sampler.with_nfe(preset.nfe) == sampler
+    assert nfe_of(name) == nfe_of(f"{preset.part}-{name}") == preset.nfe
+    assert nfe_of(preset.part) is None
+    assert 0.02 < walk.samples.std() < 5 * S
+
+
+def test_two_step_presets_are_those_of_their_papers():
+    """OBJECTIVES.md B8.4: sigma 80 to 0.821, a walk that starts at (80 / 81) z; sigma_min in the noise of iCT."""
+    z, fresh = noise(8, 2), noise(2, 8, 2)
+    for name, kept in (("ect-2", 0.821), ("ict-2", math.sqrt(0.821**2 - 0.002**2))):
+        sampler = Restart.model_validate(Restart.preset(name))
+        walk = sampler(Exact(horizons={"u": "data"}), z, noise=fresh.__getitem__)
+        assert [t / (1 - t) for t in sampler.grid.times(2)] == pytest.approx([80, 0.821, 0])
+        torch.testing.assert_close(walk.trajectory[0], 80 / 81 * z)
+        net = Exact()
+        x_hat = 80 / 81 * z * S / net.scale(torch.tensor([80 / 81], dtype=z.dtype))
+        torch.testing.assert_close(walk.trajectory[1] * 1.821, x_hat + kept * fresh[0])
+
+
+def test_a_preset_nobody_knows_is_answered_with_those_there_are():
+    with pytest.raises(
+        UnknownName, match=r"unknown preset 'ect-3' of sampler restart; type restart-ect-1, restart-ect-2"
+    ):
+        find(SAMPLERS, "restart-ect-3")
+    with pytest.raises(UnknownName, match="unknown preset 'ect-2' of sampler heun; it has none"):
+        find(SAMPLERS, "heun-ect-2")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "asked"),
+    [(Euler(steps=2), [(1, 1), (0.5, 0.5)]), (Restart(steps=2), [(1, 0), (0.5, 0)]), (FlowMap(), [(1, 0)])],
+)
+def test_a_head_of_both_ends_is_asked_for_one_of_them(sampler, asked):
+    class Both(Guided):
+        horizons = {"b": "ends", "f": "fake"}  # noqa: RUF012
+
+        def __call__(self, x_t, t, *, r=None, y=None):
+            return {"b": next(iter(super().__call__(x_t, t, r=r, y=y).values()))}
+
+    net = Both()
+    sampler(net, noise(3, 2), Y)
+    assert net.times == asked
+    assert choose(net.horizons, 4) == Restart(steps=4)
+    assert choose(net.horizons, 32) == Heun(steps=16)
+
+
 POSITIVE = st.floats(0.3, 4)
 ANY_GRID = st.one_of(
     st.just(Uniform()),
     st.builds(Karras, rho=st.floats(1, 10), sigma_min=st.floats(1e-3, 0.1), sigma_max=st.floats(1, 200)),
     st.builds(Kumaraswamy, a=POSITIVE, b=POSITIVE, c=POSITIVE),
+    st.builds(Kumaraswamy, gaps=st.tuples(st.floats(0, 0.4), st.floats(0, 0.5))),
     st.builds(Shifted, shift=st.floats(0.1, 10)),
 )
 
@@ -350,7 +594,7 @@ def test_a_grid_decreases_to_zero(grid, steps):
 @pytest.mark.parametrize("name", GRIDS.names())
 def test_default_grids_decrease_strictly_and_survive_a_recipe(name):
     grid = GRIDS.get(name)()
-    steps = 1 if name == "listed" else 12
+    steps = {"listed": 1, "levels": 16}.get(name, 12)
     assert all(t > r for t, r in itertools.pairwise(grid.times(steps)))
     sampler = Euler(steps=steps, grid=grid)
     assert Euler.model_validate(sampler.model_dump(mode="json")) == sampler

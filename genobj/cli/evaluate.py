@@ -19,6 +19,7 @@ from genobj.cli.sample import (
     writable,
 )
 from genobj.plugins import load_plugins
+from genobj.samplers.presets import nfe_of
 
 if TYPE_CHECKING:
     from genobj.evaluation import Evaluation
@@ -92,7 +93,7 @@ def command(
         "count": count,
         "batch": batch,
         "seed": seed,
-        "nfe": nfe and numbers(nfe),
+        "nfe": numbers(nfe) if nfe else nfe_of(sampler),
         "metrics": metrics and {name: {"kind": name} for name in metrics.split(",")},
         "reference_files": ref and [str(file) for file in ref],
         "assume": assume,
@@ -162,5 +163,5 @@ def _exports(export: Path | None, samplers: "Sequence[Sampler]") -> dict[int, Pa
         return {}
     if len(samplers) == 1:
         return {0: export}
-    named = [f"{export.stem}_{one.steps * one.evaluations}nfe{export.suffix}" for one in samplers]
+    named = [f"{export.stem}_{one.cost(one.steps)}nfe{export.suffix}" for one in samplers]
     return {place: export.with_name(name) for place, name in enumerate(named)}

@@ -35,7 +35,7 @@ def command(
 
 def tables():
     """Functions that list each family, by its name."""
-    families = {name: registry.entries for name, registry in FAMILIES.items()}
+    families = {name: lambda one=one: [*one.entries(), *one.presets()] for name, one in FAMILIES.items()}
     return {**families, "recipes": _recipes}
 
 

@@ -23,6 +23,7 @@ from genobj.cli import (
     export,
     extractor,
     import_,
+    likelihood,
     listing,
     new,
     play,
@@ -48,6 +49,7 @@ app.command("train")(train.command)
 app.command("sample")(sample.command)
 app.command("play")(play.command)
 app.command("evaluate")(evaluate.command)
+app.command("likelihood")(likelihood.command)
 app.command("compare")(compare.command)
 app.command("reproduce")(reproduce.command)
 app.command("report")(report.command)

@@ -10,6 +10,7 @@ import typer
 
 from genobj.config.load import read_toml
 from genobj.plugins import load_plugins
+from genobj.samplers.presets import nfe_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ PANEL, ROWS = 10_000, 100
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder.")]
 Source = Annotated[Path, typer.Argument(help="A run's folder, an exported one, or user/model of the Hub.")]
 Nfe = Annotated[str | None, typer.Option(help="Network evaluations per sample, as in 1,2,4.")]
-SamplerName = Annotated[str | None, typer.Option(help="euler, heun, midpoint, flow_map, restart, or a plugin's.")]
+SamplerName = Annotated[str | None, typer.Option(help="A name of genobj list samplers, as in heun, restart or ect-2.")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 WeightsName = Annotated[str, typer.Option(help="ema, live, or the decay of an average.")]
 Guidance = Annotated[float | None, typer.Option(min=0, help="Guidance scale; 1 is off.")]
@@ -67,7 +68,7 @@ def command(
     """
     run, overrides = run_and_settings(run, overrides)
     _fits(out, trajectory, raw)
-    counts = numbers(nfe or (RISING if trajectory else None))
+    counts = numbers(nfe or (RISING if trajectory else str(nfe_of(sampler) or 1)))
     if guidance is not None:
         overrides = [*overrides, f"guidance={guidance}"]
 

@@ -119,6 +119,7 @@ class Pick:
 
 def find(registry: "Registry[Any]", name: str) -> tuple[type[Config], dict[str, Any]]:
     """The class called `name` and the settings of its preset: 'dit-b/2' is class 'dit', preset 'b/2'."""
+    name = registry.full(name)
     base, dash, suffix = name.partition("-")
     if dash and name not in registry.names() and base in registry.names():
         cls = _settings_class(registry, base)

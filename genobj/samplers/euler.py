@@ -18,8 +18,8 @@ class Euler(Sampler):
 
     @property
     def answers(self) -> tuple[Horizon, ...]:
-        """A velocity head, or a flow map at r = t."""
-        return ("instant", "interval")
+        """A velocity head, or one that is one at r = t."""
+        return ("instant", "ends", "interval")
 
     def step(self, flow: Flow, x_t: Samples, t: float, r: float, fresh: Callable[[], Samples]) -> Samples:
         """Along the velocity at t."""

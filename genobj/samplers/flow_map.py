@@ -16,7 +16,7 @@ class FlowMap(Sampler):
     @property
     def answers(self) -> tuple[Horizon, ...]:
         """A single jump ends at data; several end between times."""
-        return ("data", "interval") if self.steps == 1 else ("interval",)
+        return ("data", "ends", "interval") if self.steps == 1 else ("interval",)
 
     def step(self, flow: Flow, x_t: Samples, t: float, r: float, fresh: Callable[[], Samples]) -> Samples:
         """From t to r in one jump."""

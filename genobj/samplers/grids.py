@@ -4,9 +4,12 @@ import abc
 from itertools import pairwise
 from typing import Annotated, ClassVar, final
 
+import torch
 from pydantic import Field, model_validator
 
 from genobj.config.base import Config
+
+Gap = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Grid(Config, abc.ABC):
@@ -15,6 +18,11 @@ class Grid(Config, abc.ABC):
     @abc.abstractmethod
     def times(self, steps: int) -> list[float]:
         """Decreasing times in [0, 1], steps + 1 of them, the last one 0."""
+
+    @property
+    def rest(self) -> float:
+        """Share of the way that the grid leaves to a last jump to data; 0: its steps lead there by themselves."""
+        return 0.0
 
 
 def _even(steps: int) -> list[float]:
@@ -69,10 +77,42 @@ class Kumaraswamy(Grid):
     """Second exponent."""
     c: Annotated[float, Field(gt=0)] = 1.1
     """Third exponent."""
+    gaps: tuple[Gap, Gap] = (0.0, 0.0)
+    """Ends of k: it runs from the first gap to 1 minus the second, and then jumps to data; UCGM's walks start at the
+    first gap, which is no time of exact noise. A second gap of 0 leaves out that jump."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> "Kumaraswamy":
+        if sum(self.gaps) >= 1:
+            raise ValueError(f"gaps must leave room between them, got {list(self.gaps)}")
+        return self
+
+    @property
+    def rest(self) -> float:
+        """The second gap."""
+        return self.gaps[1]
 
     def times(self, steps: int) -> list[float]:
         """Kumaraswamy's distribution function on a uniform grid (UCGM, arXiv 2505.07447)."""
-        return [1 - (1 - (1 - (1 - t) ** self.a) ** self.b) ** self.c for t in _even(steps)]
+        if self.gaps == (0, 0):
+            return [1 - (1 - (1 - (1 - t) ** self.a) ** self.b) ** self.c for t in _even(steps)]
+        first, last = self.gaps
+        k = torch.linspace(first, 1 - last, steps if last else steps + 1, dtype=torch.float64)[:steps]
+        return [*(1 - (1 - (1 - k**self.a) ** self.b) ** self.c).tolist(), 0.0]
+
+
+@final
+class Levels(Grid):
+    """The even grid of Shortcut models, for 1, 2, 4, ... steps only: jumps of 2^-k, as they were trained."""
+
+    citations: ClassVar[tuple[str, ...]] = ("frans2024shortcut",)
+
+    def times(self, steps: int) -> list[float]:
+        """1, 1 - 2^-k, ..., 0; ValueError if `steps` is no power of two."""
+        if steps & (steps - 1):
+            below = 1 << (steps.bit_length() - 1)
+            raise ValueError(f"{steps} steps are no power of two: type steps={below} or steps={2 * below}")
+        return _even(steps)
 
 
 @final

@@ -27,8 +27,8 @@ class Restart(Sampler):
 
     @property
     def answers(self) -> tuple[Horizon, ...]:
-        """A head that jumps to data, or a flow map at r = 0."""
-        return ("data", "interval")
+        """A head that jumps to data, or one that does at r = 0; told the next time, one that knows any r."""
+        return ("data", "interval") if self.told == "next" else ("data", "ends", "interval")
 
     def step(self, flow: Flow, x_t: Samples, t: float, r: float, fresh: Callable[[], Samples]) -> Samples:
         """x_hat by a jump to data, then noise of level r on it."""

@@ -5,10 +5,13 @@ from functools import partial
 from genobj.experiment import Experiment
 from genobj.init import Init
 from genobj.model import Model
+from genobj.passes import TrainedNetwork
+from genobj.teacher import on_path
 from genobj.training.averages import Averages
-from genobj.training.distributed import build, join, prepare, set_threads
+from genobj.training.distributed import build, build_frozen, join, prepare, set_threads
 from genobj.training.state import State
 from genobj.training.step import Step, StepModule
+from genobj.types import Weights
 
 
 class Assembly:
@@ -22,8 +25,8 @@ class Assembly:
         self.experiment = e = experiment
         self.ranks, self.device = join(e.distributed, e.train.device)
         e.train.rounds(self.ranks.world)
-        self.teacher = e.teacher(self.device)
         self.settings = e.model_settings()
+        self.teacher = self._teacher()
         init = e.init if fresh else None
         if init is not None:
             init.check(self.settings)  # in every process: the first alone may read the weights
@@ -40,6 +43,15 @@ class Assembly:
         spread = e.distributed.model_copy(update=changes)
         start = partial(init.start, settings=self.settings) if init else None
         return build(self.settings, e.seed, e.train, spread, self.ranks, self.device, start)
+
+    def _teacher(self) -> dict[Weights, TrainedNetwork]:
+        """The frozen network, where a step asks for one, read on the run's path."""
+        e = self.experiment
+        teacher, settings = e.frozen, e.teacher_settings()  # in every process: the first alone may read the weights
+        if teacher is None or settings is None:
+            return {}
+        net = build_frozen(settings, e.train, e.distributed, self.ranks, self.device, teacher.fill, teacher.shards)
+        return {"frozen": on_path(net, settings.path, self.settings.path)}
 
     def step_module(self) -> StepModule:
         """The network with its whole loss."""

@@ -1,7 +1,7 @@
 """What a step costs before it is run: passes, parameters, FLOPs and memory, counted on the meta device."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,10 +9,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from genobj.composer import Composer, Loss
 from genobj.experiment import Experiment
+from genobj.heads.projection import Projection
 from genobj.model import Model
 from genobj.passes import Count, TrainedNetwork
+from genobj.teacher import on_path
 from genobj.training.distributed import recompute
 from genobj.types import Draw, Weights
+
+
+class Taught(NamedTuple):
+    """A frozen network as it was counted."""
+
+    source: str
+    """The folder, as it was typed."""
+    parameters: int
+    """Its own, or, where the folder is not here, as many as the trained network has."""
+    is_here: bool
+    """Whether the folder is here."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,10 @@ class Cost:
     flops: int
     """Floating-point operations of one step (matrix products and convolutions, a multiply-add counts two)."""
     memory: dict[str, int]
-    """Estimated bytes: weights, gradients, optimizer, averages, activations kept for the backward pass."""
+    """Estimated bytes: weights, gradients, optimizer, averages, activations kept for the backward pass; a teacher's
+    weights."""
+    teacher: "Taught | None" = None
+    """The frozen network, if a step asks for one."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; numbers of passes are whole where they can be."""
@@ -38,6 +54,7 @@ class Cost:
             "parameters": {"total": total, "trunk": self.parameters[first], "heads": heads},
             "flops": self.flops,
             "memory": {**self.memory, "total": sum(self.memory.values())},
+            **({"teacher": self.teacher._asdict()} if self.teacher else {}),
         }
 
 
@@ -51,12 +68,12 @@ def measure(experiment: Experiment) -> Cost:
     if experiment.train.recompute:
         recompute(model)
     micro = experiment.train.micro_batch or experiment.train.batch
+    teacher, taught = _teacher(experiment, model)
     activations = _Kept(model)
     with FlopCounterMode(display=False) as counter, activations:
-        loss = one_step(experiment, model, micro)
+        loss = one_step(experiment, model, micro, teacher=teacher)
         loss.total.backward()
-    size = {name: sum(p.numel() for p in head.parameters()) for name, head in model.heads.items()}
-    parameters = {"trunk": sum(p.numel() for p in model.trunk.parameters()), **size}
+    parameters = {"trunk": _size(model.trunk)} | {name: _size(head) for name, head in model.heads.items()}
     weights = 4 * sum(parameters.values())
     trained = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     memory = {
@@ -66,16 +83,46 @@ def measure(experiment: Experiment) -> Cost:
         "averages": weights * (len(experiment.ema.decays) + len(experiment.ema.widths)),
         "activations": activations.bytes,
     }
-    return Cost(loss.passes, parameters, counter.get_total_flops() * (experiment.train.batch // micro), memory)
+    if taught is not None:
+        memory["teacher"] = 4 * taught.parameters
+    flops = counter.get_total_flops() * (experiment.train.batch // micro)
+    return Cost(loss.passes, parameters, flops, memory, taught)
 
 
-def one_step(experiment: Experiment, model: Model, batch: int, progress: float = 0.5) -> Loss:
+def _teacher(experiment: Experiment, model: Model) -> tuple[TrainedNetwork, Taught | None]:
+    """The frozen network without memory; the model itself stands in for one whose folder is not here (yet)."""
+    frozen, settings = experiment.frozen, experiment.model_settings()
+    if frozen is None:
+        return model, None
+    if frozen.is_here:
+        settings = experiment.teacher_settings() or settings
+    elif not {"instant", "ends", "interval"} & {*settings.horizons.values()}:  # it gives no velocity
+        more = {"heads": settings.heads | {"v": Projection()}, "horizons": settings.horizons | {"v": "instant"}}
+        settings = settings.model_copy(update=more)
+    with torch.device("meta"):
+        net = settings.build()
+    return on_path(net, settings.path, experiment.path), Taught(frozen.source, _size(net), frozen.is_here)
+
+
+def _size(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def one_step(
+    experiment: Experiment,
+    model: Model,
+    batch: int,
+    progress: float = 0.5,
+    teacher: TrainedNetwork | None = None,
+) -> Loss:
     """The loss of a step on empty tensors, by default of the middle of the run, where schedules are on their way.
 
-    Other networks are stood in for by the model itself.
+    Other networks are stood in for by the model itself, the frozen one where no teacher is given.
     """
     composer = experiment.composer(shared_masks=model.has_dropout)
     networks: dict[Weights, TrainedNetwork] = dict.fromkeys(composer.networks, model)
+    if "frozen" in networks:
+        networks["frozen"] = teacher or model
     return composer.loss(networks, _empty_draw(experiment, composer, batch)._replace(progress=progress))
 
 
@@ -89,6 +136,10 @@ def _empty_draw(experiment: Experiment, composer: Composer, batch: int) -> Draw:
     t, r, v = empty(batch), empty(batch), empty(*shape)
     interval = "interval" in composer.horizons.values()
     draw = Draw(empty(*shape), empty(*shape), t, r, empty(*shape), v, v, chance=empty(batch))
+    noise = max(objective.draws_noise for objective in composer.objectives.values())
+    draw = draw._replace(
+        noise=tuple(empty(*shape) for _ in range(noise)), groups=composer.groups(batch), path=composer.path
+    )._replace(together=composer.pairs.together)
     draw = draw._replace(equal=composer.pairs.prefix(batch) if interval else 0, gap=composer.pairs.gap)
     if composer.classes:
         y, null = (torch.empty(batch, dtype=torch.long, device="meta") for _ in range(2))

@@ -35,8 +35,9 @@ class Derivative(Config):
     """Precision of the passes: a difference amplifies rounding by 1 / (2 step)."""
     clamp: Annotated[float, Field(gt=0)] | None = None
     """Bound on the entries of du/dt (hurts in two dimensions); unset: none."""
-    weights: Literal["online", "ema"] = "online"
-    """Network that is differentiated (theta^-): the live one or its average, which lags behind and is worse on toys."""
+    weights: Literal["online", "ema", "frozen"] = "online"
+    """Network that is differentiated (theta^-): the live one, its average, which lags behind and is worse on toys, or a
+    teacher with the same head (frozen)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -160,6 +160,16 @@ class TestFormula:
         if omega == 0:  # distilled at scale zeta: the data's velocity does not enter
             torch.testing.assert_close(got, free + zeta * (given - free))
 
+    def test_only_the_unconditional_velocity_needs_labels(self) -> None:
+        assert SelfGuidance().needs_labels
+        assert MeanFlowGuidance(omega=0.5, kappa=0.5).needs_labels
+        for zeta, omega, needs in ((1.0, 1.0, True), (2.0, 0.0, True), (1.0, 0.0, False), (0.3, 0.7, False)):
+            frozen = FrozenGuidance(zeta=zeta, omega=omega, teacher="x")
+            assert frozen.needs_labels == needs
+            asked = Labelled()
+            _guided(frozen, _draw(T), frozen=asked)
+            assert len(asked.asked) == 1 + needs
+
     def test_what_changes_nothing_is_not_active(self) -> None:
         assert not MeanFlowGuidance(omega=1.0, kappa=0.0).active
         assert not FrozenGuidance(zeta=0.0).active

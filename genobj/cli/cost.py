@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genobj.cli.resolve import Backbone, DataName, Heads, Objectives, Overrides, Plugins, Recipe, Seed, resolve
+from genobj.cli.resolve import Backbone, DataName, Heads, Objectives, Overrides, Plugins, Recipe, Seed, Teacher, resolve
 
 if TYPE_CHECKING:
     from genobj.experiment import Experiment
@@ -20,10 +20,11 @@ def command(
     data: DataName = None,
     seed: Seed = None,
     plugin: Plugins = None,
+    teacher: Teacher = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Count passes, parameters per head, FLOPs per step and memory, without running anything."""
-    experiment, _ = resolve(recipe, heads, objectives, backbone, data, seed, overrides, plugin)
+    experiment, _ = resolve(recipe, heads, objectives, backbone, data, seed, overrides, plugin, teacher)
     report(experiment, as_json=as_json)
 
 
@@ -40,7 +41,9 @@ def report(experiment: "Experiment", *, as_json: bool = False) -> None:
         return typer.echo(json.dumps(cost, indent=1))
     passes, parameters, memory = cost["passes"], cost["parameters"], cost["memory"]
     tangent = f" + {passes['tangent']} tangent" if passes["tangent"] else ""
-    typer.echo(f"passes       {passes['with_gradient']} with gradients + {passes['without_gradient']} without{tangent}")
+    asked = f" ({passes['teacher']} of the teacher)" if "teacher" in cost else ""
+    plain = f"{passes['with_gradient']} with gradients + {passes['without_gradient']} without{asked}"
+    typer.echo(f"passes       {plain}{tangent}")
     told = "".join(f"; {millions(size)} in {source}" for size, source in published.items())
     typer.echo(f"parameters   {parameters['total']:,}  (trunk {parameters['trunk']:,}{told})")
     first, *others = parameters["heads"].items()
@@ -48,6 +51,10 @@ def report(experiment: "Experiment", *, as_json: bool = False) -> None:
     typer.echo(f"  head {first[0]:<6} {first[1]:,}")
     for name, size in others:
         typer.echo(f"  head {name:<6} {size:,}  (+{size:,}, +{100 * size / base:.2f} % of the one-head model)")
+    if teacher := cost.get("teacher"):
+        size = f"{teacher['parameters']:,} parameters"
+        told = size if teacher["is_here"] else "not here yet, counted like the network"
+        typer.echo(f"teacher      {teacher['source']}: {told}")
     typer.echo(f"FLOPs/step   {cost['flops']:.3e}  at batch {experiment.train.batch}")
     parts = ", ".join(f"{name} {_bytes(size)}" for name, size in memory.items() if name != "total")
     micro = experiment.train.micro_batch

@@ -26,6 +26,9 @@ Objectives = Annotated[
 Backbone = Annotated[str | None, typer.Option(help="Trunk: mlp, unet-tiny, dit-tiny, dit-b/2, ...")]
 DataName = Annotated[str | None, typer.Option("--data", help="Data set: moons, digits, ...")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Teacher = Annotated[
+    str | None, typer.Option(help="Frozen network to distil or be guided by: a run's folder, as teacher.from.")
+]
 Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="Python file that registers more parts.")]
 Overrides = Annotated[
     list[str] | None,
@@ -45,6 +48,7 @@ def resolve(
     seed: int | None = None,
     overrides: list[str] | None = None,
     plugins: list[str] | None = None,
+    teacher: str | None = None,
 ) -> "tuple[Experiment, Layers]":
     """The experiment that the flags describe, and where each of its settings came from.
 
@@ -64,6 +68,8 @@ def resolve(
     _pair(layers, _names(heads, "--heads"), _names(objectives, "--objectives"))
     if seed is not None:
         layers.put(["seed"], seed, "--seed")
+    if teacher is not None:
+        layers.put(["teacher", "from"], teacher, "--teacher")
     for text in overrides or []:
         layers.put(*parse_override(text), text)
     renamed = layers.source("name").startswith("name=")

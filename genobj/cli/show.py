@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genobj.cli.resolve import Backbone, DataName, Heads, Objectives, Overrides, Plugins, Recipe, Seed, resolve
+from genobj.cli.resolve import Backbone, DataName, Heads, Objectives, Overrides, Plugins, Recipe, Seed, Teacher, resolve
 from genobj.config.load import Layers, leaves
 
 if TYPE_CHECKING:
@@ -21,11 +21,12 @@ def command(
     data: DataName = None,
     seed: Seed = None,
     plugin: Plugins = None,
+    teacher: Teacher = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
     as_toml: Annotated[bool, typer.Option("--toml", help="Print the settings as a recipe.")] = False,
 ) -> None:
     """Print every setting and where it came from: default, recipe, flag or override."""
-    experiment, layers = resolve(recipe, heads, objectives, backbone, data, seed, overrides, plugin)
+    experiment, layers = resolve(recipe, heads, objectives, backbone, data, seed, overrides, plugin, teacher)
     if as_json:
         typer.echo(json.dumps(experiment.tree(), indent=1))
     elif as_toml:
@@ -34,6 +35,15 @@ def command(
         typer.echo(write_toml(experiment.tree()), nl=False)
     else:
         leaves_table(experiment, layers)
+
+
+_MEANING = {
+    "instant": "r = t, the velocity",
+    "data": "r = 0, the jump to data",
+    "interval": "any r <= t",
+    "ends": "r = t or r = 0",
+    "fake": "r = t, the velocity of the model's own samples",
+}
 
 
 def leaves_table(experiment: "Experiment", layers: Layers) -> None:
@@ -46,8 +56,7 @@ def leaves_table(experiment: "Experiment", layers: Layers) -> None:
         typer.echo(f"{path:<{keys}}  {value:<{min(values, 30)}}  # {_source(layers, path)}{idle}")
     typer.echo("")
     for head, horizon in experiment.horizons.items():
-        meaning = {"instant": "r = t, the velocity", "data": "r = 0, the jump to data", "interval": "any r <= t"}
-        typer.echo(f"head {head}: horizon {horizon} ({meaning[horizon]})")
+        typer.echo(f"head {head}: horizon {horizon} ({_MEANING[horizon]})")
     for name, share in experiment.composer().shares.items():
         rows = {"equal": "the rows with r = t", "rest": "the rows with r < t"}.get(share.rows)
         end = {"instant": "at r = t", "data": "at r = 0"}.get(share.end or "")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from genobj.cli.resolve import Backbone, DataName, Heads, Objectives, Overrides, Plugins, Recipe, Seed, resolve
+from genobj.cli.resolve import Backbone, DataName, Heads, Objectives, Overrides, Plugins, Recipe, Seed, Teacher, resolve
 
 
 def command(
@@ -24,6 +24,7 @@ def command(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it costs; run nothing.")] = False,
     plugin: Plugins = None,
+    teacher: Teacher = None,
 ) -> None:
     """Train a model and show what it learnt.
 
@@ -38,7 +39,7 @@ def command(
             raise ValueError(f"--resume {resume}: there is no run in this folder")
     if resume and recipe is None and out is not None and (out / "config.toml").is_file():
         recipe = str(out / "config.toml")
-    experiment, layers = resolve(recipe, heads, objectives, backbone, data, seed, overrides, plugin)
+    experiment, layers = resolve(recipe, heads, objectives, backbone, data, seed, overrides, plugin, teacher)
     if dry_run:
         from genobj.cli import cost, show
 

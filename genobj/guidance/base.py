@@ -21,6 +21,8 @@ from genobj.types import Draw, Guide, Passes, Point, Samples, TimeTensor, Weight
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = tuple[Share, Share]
+TINY = 1e-12
+"""Factors below this are zero but for rounding."""
 
 
 class Guidance(Config, abc.ABC):
@@ -54,6 +56,11 @@ class Guidance(Config, abc.ABC):
         return frozenset()
 
     @property
+    def needs_labels(self) -> bool:
+        """Whether the guided velocity contains the unconditional one; if not, it exists for data without labels too."""
+        return True
+
+    @property
     def feeds(self) -> float:
         """Largest scale that the network is told, with an interval, as draws of `inputs`; 0: it is told nothing."""
         return 0.0
@@ -83,7 +90,7 @@ class Guidance(Config, abc.ABC):
 
     def conditional(self, draw: Draw, passes: Passes, weights: Weights) -> Samples:
         """v_c: the velocity with the labels that are fed."""
-        return passes.velocity(_point(draw, weights), weights)
+        return passes.velocity(_point(draw, weights), weights, known=0 if draw.gap else draw.equal)
 
     def mixed(
         self,
@@ -99,7 +106,7 @@ class Guidance(Config, abc.ABC):
         v = _times(omega, draw.v_path)
         if kappa:
             v = v + kappa * self.conditional(draw, passes, conditional)
-        if isinstance(rest, Tensor) or abs(rest) > 1e-12:
+        if isinstance(rest, Tensor) or abs(rest) > TINY:
             v = v + _times(rest, self.unconditional(draw, passes, unconditional))
         return v
 

@@ -102,8 +102,6 @@ def join(settings: Distributed, device: str) -> tuple[Ranks, torch.device]:
         place = torch.device("cuda", ranks.local)
         torch.cuda.set_device(place)
     if not dist.is_initialized():
-        if settings.shards:  # our heads return views, into which nobody writes
-            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=ranks.patience)
     return ranks, place
@@ -147,6 +145,8 @@ def build(
         net = begun().to(device)
         _by_blocks(net, settings)
         return net
+    # Our heads return views, into which nobody writes.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     with torch.device("meta"):
         net = model.build(seed)
     _by_blocks(net, settings)
@@ -165,6 +165,31 @@ def build(
     net.in_shards = True
     set_model_state_dict(net, whole, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
     return net
+
+
+def build_frozen(
+    model: ModelSettings,
+    settings: Train,
+    distributed: Distributed,
+    ranks: Ranks,
+    device: torch.device,
+    start: Callable[[Model], None],
+    shards: bool | None = None,
+) -> Model:
+    """A network that is asked and never trained, with the weights that `start` fills in.
+
+    shards: whether it is spread over the devices, unset: as the trained one is. Its weights never change, so that only
+    giving them back after every forward keeps it spread. ValueError if it shall be spread over one process.
+    """
+    spread = distributed.shards if shards is None else shards
+    if spread and distributed.chosen(ranks.world) == "none":
+        raise ValueError("teacher.shards=true needs several processes; leave it out")
+    strategy = (distributed.strategy if distributed.shards else "fsdp2") if spread else "none"
+    changed = distributed.model_copy(update={"strategy": strategy, "reshard": True})
+    net = build(model, 0, settings.model_copy(update={"recompute": False}), changed, ranks, device, start)
+    if settings.compile == "model":
+        net.compile()
+    return net.eval().requires_grad_(False)
 
 
 def _mesh(distributed: Distributed, ranks: Ranks, device: torch.device) -> DeviceMesh:

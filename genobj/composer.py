@@ -86,7 +86,7 @@ class Composer:
         self.horizons = horizons(objectives)
         self.shares: dict[str, Share] = {name: share(name, objectives, self.horizons, pairs) for name in objectives}
         check_anchors(objectives, self.shares, pairs)
-        if guidance.active and not classes:
+        if guidance.active and guidance.needs_labels and not classes:
             raise ValueError("guidance needs labelled data; type guidance=none, or choose data with labels (digits)")
         for name in objectives:
             if problem := self._problem(name):
@@ -110,6 +110,12 @@ class Composer:
         if objective.guides and not (self.classes and self.label_drop):
             lacks = "type label_drop=0.1" if self.classes else "choose data with labels (digits)"
             return f".scale needs the null label, which is never trained; {lacks}"
+        if missing := objective.groups - self.pairs.groups(64).keys():
+            return f" needs rows that are made for {', '.join(sorted(missing))}; type pairs=twin"
+        if objective.shares_times and not (self._sees_pairs and self.pairs.together > 1):
+            return " compares samples that share their times; type pairs=grouped"
+        if self.pairs.negative and not objective.negative:
+            return ": pairs=twin has rows at negative times, which mean nothing to it; type pairs=below"
         if objective.uncertainty and not objective.is_error:
             return " is no error, its sign varies; leave uncertainty out"
         return None
@@ -137,36 +143,56 @@ class Composer:
         is random is drawn for the whole batch, so that it is the same over however many devices the batch is spread.
         """
         batch, own = len(x) * parts, slice(part, None, parts)
+        together = self.pairs.together if self._sees_pairs else 1
+        if batch % (together * parts):
+            raise ValueError(
+                f"{batch} rows in {parts} parts cannot keep groups of {together} whole; type a batch that is a "
+                f"multiple of {together * parts}, or another train.micro_batch"
+            )
 
         def normal() -> Tensor:
             whole = torch.randn((batch, *x.shape[1:]), generator=generator, device=x.device)
             return whole if parts == 1 else whole[own].clone()  # a view would keep all of it
 
-        z, (t, r) = normal(), self._times(batch, generator)
+        z, (t, r) = normal(), self._times(batch, generator, progress)
         bridge = normal() if self.path.bridge else None
         dropped = None if y is None or not self.classes else self._dropped(t, generator)
         g, g_v = self.guidance.inputs(t, r, generator) if self.guidance.feeds else (None, None)
         chance = None
         if any(objective.draws_chance for objective in self.objectives.values()):
             chance = torch.rand(batch, generator=generator, device=x.device)
+        noise = tuple(normal() for _ in range(max(objective.draws_noise for objective in self.objectives.values())))
         if parts > 1:
             t, r = t[own], r[own]
             dropped, g, g_v, chance = (None if row is None else row[own] for row in (dropped, g, g_v, chance))
         y = None if y is None or dropped is None else y.masked_fill(dropped, self.classes)
-        x_t, v_t = self.path.point(x, z, t), self.path.velocity(x, z, t)
+        place = t.abs() if self.pairs.negative else t
+        x_t, v_t = self.path.point(x, z, place), self.path.velocity(x, z, place)
         x_t = x_t if bridge is None else x_t + self.path.bridge * bridge
         equal, gap = (self.pairs.prefix(batch), self.pairs.gap) if self._sees_pairs else (0, 0.0)
         equal = len(range(part, equal, parts))
-        return Draw(x, z, t, r, x_t, v_t, v_t, y, dropped, None, equal, gap, progress, chance, g, g_v, a)
+        groups = self.groups(batch, part, parts)
+        more = {"noise": noise, "groups": groups, "together": together, "path": self.path}
+        return Draw(x, z, t, r, x_t, v_t, v_t, y, dropped, None, equal, gap, progress, chance, g, g_v, a, **more)
+
+    def groups(self, batch: int, part: int = 0, parts: int = 1) -> dict[str, slice]:
+        """Rows of each group among rows part, part + parts, ... of a batch."""
+
+        def before(row: int) -> int:
+            return len(range(part, row, parts))
+
+        found = self.pairs.groups(batch) if self._sees_pairs else {}
+        return {name: slice(before(rows.start), before(rows.stop)) for name, rows in found.items()}
 
     @property
     def _sees_pairs(self) -> bool:
         return "interval" in self.horizons.values()
 
-    def _times(self, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
+    def _times(self, batch: int, generator: torch.Generator, progress: float) -> tuple[TimeTensor, TimeTensor]:
+        times = self.times.at(progress)
         if self._sees_pairs:
-            return self.pairs.sample(self.times, batch, generator)
-        t = self.times.sample(batch, generator)
+            return self.pairs.sample(times, batch, generator)
+        t = times.sample(batch, generator)
         return t, torch.zeros_like(t)  # nobody looks at it
 
     def _dropped(self, t: TimeTensor, generator: torch.Generator) -> Tensor:
@@ -204,6 +230,9 @@ class Composer:
         if draw.y is not None:
             draw = draw._replace(null=torch.full_like(draw.y, self.classes))
         with torch.autocast(draw.x_t.device.type, torch.bfloat16) if self._autocast(draw.x_t) else nullcontext():
+            with torch.no_grad():
+                for objective in self.objectives.values():
+                    draw = objective.prepare(draw, passes)
             ends = {one.end: self._end(draw, one.end) for one in self.shares.values()}
             point = draw.point
             outs = {
@@ -246,7 +275,7 @@ class Composer:
 
     def guided(self, draw: Draw, passes: StepPasses) -> Draw:
         """The draw with line 9's velocity where guidance holds: times in the interval, and labels that were kept."""
-        if not self.guidance.active or draw.y is None:
+        if not self.guidance.active or (draw.y is None and self.guidance.needs_labels):
             return draw
         where = self.guidance.covers(draw.t)
         if draw.dropped is not None and self.guidance.dropped == "plain":

@@ -1,6 +1,6 @@
 """The whole experiment as one tree of settings, its cross checks, and how it is put together."""
 
-from pathlib import Path as FilePath
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
@@ -15,17 +15,15 @@ from genobj.expected import Expected
 from genobj.guidance.base import Guidance
 from genobj.guidance.frozen import FrozenGuidance
 from genobj.heads.base import Head
-from genobj.heads.log_variance import LogVariance
 from genobj.heads.projection import Projection
-from genobj.hub import load
 from genobj.init import Init
 from genobj.mixture import horizons
 from genobj.model import HeadName, ModelSettings
 from genobj.objectives.base import Objective
 from genobj.parts import BACKBONES, DATA, GUIDANCE, HEADS, OBJECTIVES, PAIRS, PATHS, TIMES
-from genobj.passes import TrainedNetwork, velocity_head
 from genobj.paths.base import Path
 from genobj.reading import ReadingName
+from genobj.teacher import Teacher
 from genobj.times.base import Times
 from genobj.times.pairs import Pairs
 from genobj.training.averages import EMA
@@ -36,7 +34,7 @@ from genobj.training.health import HealthSettings
 from genobj.training.log import COLUMNS, Log
 from genobj.training.loop import Train
 from genobj.training.optim import Optim
-from genobj.types import Horizon, Weights
+from genobj.types import Horizon
 
 FREE = (
     frozenset(
@@ -54,7 +52,7 @@ FREE = (
         }
     )
     | {f"train.{key}" for key in ("device", "threads", "compile", "recompute", "prefetch", "workers", "micro_batch")}
-    | {"ema.snapshot_every", "data.cache", "data.download", "data.root"}
+    | {"ema.snapshot_every", "data.cache", "data.download", "data.root", "teacher.shards"}
 )
 """Settings that a resumed run may change: they do not change what is learnt."""
 
@@ -93,9 +91,11 @@ class Experiment(Config):
     """Interpolant between data and noise."""
     reading: ReadingName | None = None
     """How the network's input and output are read, as of networks that were trained elsewhere: 'sit', 'ddpm' (DiT),
-    'edm' (with EDM's preconditioning); unset: ours."""
+    'edm' (with EDM's preconditioning), 'target' (UCGM's networks, on their paths); unset: ours."""
     init: Init | None = None
     """Weights that the run starts from; unset: random ones."""
+    teacher: Teacher | None = None
+    """Frozen network that guides the run or is distilled; unset: none."""
     times: Annotated[Times, Pick(TIMES, "uniform")] = Field(default_factory=lambda: TIMES.get("uniform")())
     """Law of the training time t."""
     pairs: Annotated[Pairs, Pick(PAIRS, "sorted")] = Field(default_factory=lambda: PAIRS.get("sorted")())
@@ -135,6 +135,17 @@ class Experiment(Config):
     def _objective_names(cls, table: Any) -> Any:
         return named(OBJECTIVES, table)
 
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _scalar_heads_have_their_kind(cls, heads: Any, info: Any) -> Any:
+        kinds = _scalars(info.data.get("objectives", {}))
+        if not isinstance(heads, dict):
+            return heads
+        return {
+            name: {"kind": kinds[name], **head} if name in kinds and isinstance(head, dict) else head
+            for name, head in heads.items()
+        }
+
     @field_validator("heads", mode="after")
     @classmethod
     def _heads_are_trained(cls, heads: dict[str, Head], info: Any) -> dict[str, Head]:
@@ -142,7 +153,7 @@ class Experiment(Config):
         if not objectives:
             return heads
         trained = horizons(objectives)
-        scalars: dict[str, Head] = {log_variance(n): LogVariance() for n, o in objectives.items() if o.uncertainty}
+        scalars = {head: HEADS.get(kind)() for head, kind in _scalars(objectives).items()}
         if not heads.keys() - scalars.keys():
             heads = {name: Projection() for name in trained} | heads
         for name, objective in objectives.items():
@@ -159,19 +170,21 @@ class Experiment(Config):
         for name, head in heads.items():
             if head.r_in and trained.get(name) != "interval":
                 raise ValueError(f"heads.{name} is never asked for another r; leave r_in out")
-            if head.scalar != (name in scalars):
+            if head.scalar != (name in scalars) or (head.scalar and type(head) is not type(scalars[name])):
                 what = "one number" if head.scalar else "a tensor like x_t"
                 raise ValueError(f"heads.{name} gives {what}, which is not what trains it; leave its kind out")
         return heads | {name: head for name, head in scalars.items() if name not in heads}
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Experiment":
-        if "frozen" in self.composer().networks and not isinstance(self.guidance, FrozenGuidance):
-            raise ValueError("an objective needs a frozen teacher; type guidance=frozen guidance.teacher=runs/NAME")
+        if refusal := self._teacher_refusal():
+            raise ValueError(refusal)
         if taken := self.objectives.keys() & COLUMNS:
             raise ValueError(f"objectives.{min(taken)}: metrics.jsonl has a column of this name; choose another")
+        if unknown := (self.optim.heads or {}).keys() - self.heads.keys():
+            raise ValueError(f"optim.heads.{min(unknown)}: this model has the heads {', '.join(self.heads)}")
         self.train.rounds()
-        if refusal := self._machine_refusal():
+        if refusal := self._machine_refusal() or self._r_refusal():
             raise ValueError(refusal)
         if "interval" in self.horizons.values() and (refusal := self.pairs.refusal(self.train.batch)):
             raise ValueError(f"pairs: {refusal}")
@@ -184,6 +197,19 @@ class Experiment(Config):
                 raise ValueError("evaluation.sampler.guidance needs the null label; type label_drop=0.1")
         self.evaluation.chosen_metrics(self.data)
         return self
+
+    def _teacher_refusal(self) -> str | None:
+        """What is wrong about the choice of a teacher (with what to type instead), or None; reads no folder."""
+        asked = "frozen" in self.composer().networks
+        short = self.guidance.teacher if isinstance(self.guidance, FrozenGuidance) else ""
+        if self.teacher and short:
+            return "teacher.from and guidance.teacher both name a teacher; leave guidance.teacher out"
+        if self.teacher and not asked:
+            return "nothing asks for the teacher; type guidance=frozen guidance.omega=0 to distil it, or leave it out"
+        if asked and not (self.teacher or short):
+            who = "frozen guidance" if self.guidance.active and "frozen" in self.guidance.networks else "an objective"
+            return f"{who} needs a teacher; type teacher.from=runs/NAME"
+        return None
 
     def _precision_of(self, name: str) -> str:
         """Where an objective keeps the precision of its passes."""
@@ -204,6 +230,12 @@ class Experiment(Config):
                 f"objectives.{precise[0]} asks for passes in float32, but bf16_pure gathers shards in bf16; "
                 f"type train.precision=bf16, or objectives.{precise[0]}.{self._precision_of(precise[0])}=autocast"
             )
+        judges = [name for name, objective in self.objectives.items() if objective.judges]
+        if self.distributed.shards and judges:
+            return f"objectives.{judges[0]} needs the whole network; type distributed.strategy=ddp"
+        if judges and self.train.recompute:
+            what = f"objectives.{judges[0]} judges with fixed weights, which recomputing forgets"
+            return f"{what}; type train.recompute=false"
         if self.distributed.shards and self.diagnose.every:
             return "diagnose.every needs the whole network; type distributed.strategy=ddp, or diagnose.every=0"
         if self.distributed.shards and self.evaluation.every:
@@ -212,11 +244,30 @@ class Experiment(Config):
             )
         return None
 
+    def _r_refusal(self) -> str | None:
+        """Why heads cannot be told the target times that are drawn (with what to type instead), or None."""
+        signed = [name for name, head in self.heads.items() if head.r_in == "sign"]
+        if (signed or self.pairs.negative) and self.reading in ("edm", "ddpm"):
+            return f"reading={self.reading} knows no negative times; leave it out"
+        if not signed:
+            return None
+        if self.pairs.negative or "trunk" in (head.r_in for head in self.heads.values()):
+            return f"heads.{signed[0]}.r_in=sign uses the sign of t for itself; type heads.{signed[0]}.r_in=trunk"
+        between = [name for name, o in self.objectives.items() if "interval" in o.trains.values()]
+        mixed = [o.rows or "" for o in self.objectives.values() if o.trains.keys() & set(signed)]
+        if between or (self.pairs.rest == "interval" and {"", "equal", "rest"} & set(mixed)):
+            return (
+                f"heads.{signed[0]}.r_in=sign can ask for r = t and r = 0 alone; "
+                f"type pairs=zero pairs.equal_share=0.5, or heads.{signed[0]}.r_in=trunk"
+            )
+        return None
+
     @property
     def horizons(self) -> dict[str, Horizon]:
         """Horizon of every head, in the order of `heads`."""
         found = horizons(self.objectives)
-        return {name: found[name] for name in self.heads if name in found}
+        signed = {name for name, head in self.heads.items() if head.r_in == "sign"}
+        return {name: "ends" if name in signed else found[name] for name in self.heads if name in found}
 
     @property
     def idle(self) -> frozenset[str]:
@@ -236,7 +287,7 @@ class Experiment(Config):
         tree = self.tree()
         for key in FREE | besides:
             table, _, leaf = key.rpartition(".")
-            (tree[table] if table else tree).pop(leaf, None)
+            (tree.get(table, {}) if table else tree).pop(leaf, None)
         return tree
 
     def run_name(self) -> str:
@@ -274,17 +325,37 @@ class Experiment(Config):
             pure=self.train.precision == "bf16_pure",
         )
 
-    def teacher(self, device: Any) -> dict[Weights, TrainedNetwork]:
-        """The frozen network, if guidance wants one; ValueError if it cannot be read or does not fit."""
-        if not (isinstance(self.guidance, FrozenGuidance) and self.guidance.active):
-            return {}
-        loaded = load(FilePath(self.guidance.teacher), "ema", device)
-        if (loaded.settings.shape, loaded.settings.classes) != (self.data.shape, self.data.classes):
-            made = f"{loaded.settings.shape} with {loaded.settings.classes} classes"
-            wanted = f"{self.data.shape} with {self.data.classes}"
-            raise ValueError(f"guidance.teacher: {self.guidance.teacher} was trained on {made}, the data is {wanted}")
-        if loaded.settings.path != self.path:
-            name = PATHS.name_of(type(loaded.settings.path))
-            raise ValueError(f"guidance.teacher: {self.guidance.teacher} was trained on another path; type path={name}")
-        velocity_head(loaded.model.horizons)
-        return {"frozen": loaded.model}
+    @property
+    def frozen(self) -> Teacher | None:
+        """The teacher, where a step asks for one: `teacher`, or what guidance.teacher is short for."""
+        if "frozen" not in self.composer().networks:
+            return None
+        return self.teacher or (
+            Teacher.named(self.guidance.teacher) if isinstance(self.guidance, FrozenGuidance) else None
+        )
+
+    def teacher_settings(self) -> ModelSettings | None:
+        """What rebuilds the frozen network; None if no step asks for one. Reads what describes it, but no weights.
+
+        ValueError, with what to type, if there is none or it cannot answer what it is asked.
+        """
+        if self.frozen is None:
+            return None
+        ours = self.model_settings()
+        theirs = self.frozen.settings(ours)
+        asking = [objective for objective in self.objectives.values() if "frozen" in objective.networks]
+        heads = {head: end for objective in asking for head, end in objective.asks_teacher.items()}
+        self.frozen.check(theirs, ours, heads)
+        guides = self.guidance.active and "frozen" in self.guidance.networks
+        if guides or not all(objective.asks_teacher for objective in asking):
+            told = self.guidance.told if isinstance(self.guidance, FrozenGuidance) else None
+            self.frozen.check_velocity(theirs, told)
+        return theirs
+
+
+def _scalars(objectives: Mapping[str, Objective]) -> dict[str, str]:
+    """Kinds of the scalar heads that objectives train, by name."""
+    found = {log_variance(name): "log_variance" for name, one in objectives.items() if one.uncertainty}
+    for objective in objectives.values():
+        found |= objective.scalars
+    return found

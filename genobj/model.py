@@ -1,6 +1,6 @@
 """One trunk, N named heads, one forward (DuMo Eq. 6), and the settings from which it is rebuilt."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -9,14 +9,14 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from genobj.autoencoders import Autoencoder
-from genobj.backbones.base import Backbone, Trunk
+from genobj.backbones.base import Backbone, Features, Trunk
 from genobj.config.base import Config, Pick
 from genobj.heads.base import Head
 from genobj.heads.projection import ProjectionHead
 from genobj.parts import BACKBONES, HEADS, PATHS
 from genobj.paths.base import Path
-from genobj.reading import Reading, ReadingName, reading
-from genobj.types import Augment, Guide, Horizon, Labels, Samples, TimeTensor
+from genobj.reading import Line, Reading, ReadingName, reading
+from genobj.types import Augment, Guide, Horizon, Labels, Point, Samples, TimeTensor
 
 GUIDE = 3
 """Numbers of fed guidance: further channels of x_t where a trunk has no place of its own for them."""
@@ -35,20 +35,22 @@ class Model(nn.Module):
         horizons: Mapping[str, Horizon],
         *,
         trunk_r: bool,
+        sign: bool = False,
         fed: float = 0.0,
         guided: bool = False,
         augmentation: int = 0,
         reading: Reading | None = None,
     ):
-        """trunk_r: whether the trunk is told r. guided: whether it is told fed guidance itself (Backbone.guided)."""
+        """trunk_r: whether the trunk is told r; sign: whether it is told by the sign of t which end is meant (-t where
+        r = t). guided: whether it is told fed guidance itself (Backbone.guided)."""
         super().__init__()
         self.trunk, self.heads = trunk, nn.ModuleDict(heads)
         self.horizons = dict(horizons)
-        self.trunk_r, self.fed, self.guided, self.augmentation = trunk_r, fed, guided, augmentation
+        self.trunk_r, self.sign, self.fed, self.guided, self.augmentation = trunk_r, sign, fed, guided, augmentation
         self.reading = reading
         """How the weights are read, where they come from elsewhere; times of heads are always ours."""
         interval = {name for name, horizon in horizons.items() if horizon == "interval"}
-        self.sees_r = frozenset(heads) if trunk_r else frozenset(interval)
+        self.sees_r = frozenset(heads) if trunk_r or sign else frozenset(interval)
         """Heads whose output depends on r."""
 
     @property
@@ -99,10 +101,38 @@ class Model(nn.Module):
         a: augmentation labels, for networks built to be told them; without them nothing was augmented. low: give the
         trunk its state in bf16; readings, whose factors can be large, see all digits of x_t.
         """
-        state, time, target, line = x_t, t, r, None
+        line = None if self.reading is None else self.reading.line(t)
+        features = self._features(self.trunk, Point(x_t, t, r, y, g, a), low, line)
+        out = {name: head(features, t, r) for name, head in self.heads.items()}
+        if self.reading is None or line is None:
+            return out
+        jump = self.reading.jump(t) if "data" in self.horizons.values() else line
+        read = {name: jump if horizon == "data" else line for name, horizon in self.horizons.items()}
+        return out | {name: read[name].velocity(out[name], x_t) for name in read}
+
+    def judge(self, head: str, point: Point, low: bool = False) -> tuple[Tensor, Tensor]:
+        """See types.Passes.judge: one forward of the trunk, two of the head."""
+        frozen = {name: p.detach().bfloat16() if low else p.detach() for name, p in self.trunk.named_parameters()}
+
+        def trunk(*args: Any, **told: Any) -> Features:
+            return torch.func.functional_call(self.trunk, frozen, args, told)
+
+        features, judge = self._features(trunk, point, low), self.heads[head]
+        hidden, condition, context = features
+        seen = Features(hidden.detach(), condition.detach(), None if context is None else context.detach())
+        own = judge(seen, point.t, point.r)
+        fixed = {name: p.detach() for name, p in judge.named_parameters()}
+        return own, torch.func.functional_call(judge, fixed, (features, point.t, point.r))
+
+    def _features(self, trunk: Callable[..., Features], point: Point, low: bool, line: Line | None = None) -> Features:
+        """What a trunk says of a point, which it is shown in the way that its reading wants."""
+        x_t, t, r, y, g, a = point
+        if self.sign and r is not None:
+            t = torch.where(r == t, -t, t)
+        state, time, target = x_t, t, r
         if self.reading is not None:
-            line = self.reading.line(t)
-            state, time, target = line.state(x_t), self.reading.time(t), None if r is None else self.reading.time(r)
+            state, time = (line or self.reading.line(point.t)).state(x_t), self.reading.time(t)
+            target = None if r is None else self.reading.time(r)
         state = state.bfloat16() if low else state
         told: dict[str, Tensor | None] = {"a": a} if self.augmentation else {}
         if self.fed:
@@ -111,11 +141,7 @@ class Model(nn.Module):
                 told["g"] = g
             else:
                 state = torch.cat([state, _channels(state, g)], 1)
-        features = self.trunk(state, time, r=target if self.trunk_r else None, y=y, **told)
-        out = {name: head(features, t, r) for name, head in self.heads.items()}
-        if line is None:
-            return out
-        return out | {name: line.velocity(out[name], x_t) for name in self.horizons}
+        return trunk(state, time, r=target if self.trunk_r else None, y=y, **told)
 
 
 def _unguided(like: Samples) -> Tensor:
@@ -195,7 +221,7 @@ class ModelSettings(Config):
     """Numbers in the augmentation labels that the network is told in training; 0: none."""
     reading: ReadingName | None = None
     """Conventions of a network that was trained elsewhere: 'sit' (time and sign reversed), 'ddpm' (noise prediction at
-    1000 levels), 'edm' (inside EDM's preconditioning); unset: ours."""
+    1000 levels), 'edm' (inside EDM's preconditioning), 'target' (UCGM's networks); unset: ours."""
     autoencoder: Autoencoder | None = None
     """What decodes samples to images; unset: samples are what they are."""
 
@@ -205,7 +231,7 @@ class ModelSettings(Config):
         ValueError if the backbone cannot take the shape, or cannot be told augmentation labels that there are.
         """
         guided = bool(self.fed) and self.backbone.guided
-        r_in = {name: self._r_in(name) for name, horizon in self.horizons.items() if horizon == "interval"}
+        r_in = {name: self._r_in(name) for name, horizon in self.horizons.items() if horizon in ("interval", "ends")}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             trunk_r = "trunk" in r_in.values()
@@ -215,7 +241,7 @@ class ModelSettings(Config):
             heads = {name: head.build(trunk, self.shape[0], sees_r=sees[name]) for name, head in self.heads.items()}
         read = reading(self.reading, self.path)
         more = {"fed": self.fed, "guided": guided, "augmentation": self.augmentation, "reading": read}
-        return Model(trunk, heads, self.horizons, trunk_r=trunk_r, **more)
+        return Model(trunk, heads, self.horizons, trunk_r=trunk_r, sign="sign" in r_in.values(), **more)
 
     def _told(self, guided: bool) -> dict[str, Any]:
         """What only backbones that can be told it are asked to take."""

@@ -45,6 +45,8 @@ class Count(NamedTuple):
     """Plain forwards."""
     tangent: float = 0
     """Exact derivatives: each costs about three plain forwards, beside the main forward little more than one."""
+    teacher: float = 0
+    """Those of the plain forwards that the frozen network runs."""
 
 
 @dataclass
@@ -87,7 +89,7 @@ class StepPasses:
         self.networks, self.batch, self.masks, self.low, self.pure = networks, batch, masks, low, pure
         self.a = a
         self._copies: dict[Weights, Network] = {}
-        self._rows = {"with_gradient": 0, "without_gradient": 0, "tangent": 0}
+        self._rows = {"with_gradient": 0, "without_gradient": 0, "tangent": 0, "teacher": 0}
         self._known: list[_Known] = []
         self._tapes: list[tuple[Point, Tape]] = []
         self._memory: dict[Hashable, list[tuple[tuple[object, ...], Any]]] = {}
@@ -108,6 +110,22 @@ class StepPasses:
         self._rows["with_gradient"] += len(point.x_t)
         return out
 
+    def learn(self, point: Point) -> Outputs:
+        """See types.Passes."""
+        return self.main(point)
+
+    def judge(self, point: Point, head: str, precise: bool = False) -> tuple[Tensor, Tensor]:
+        """See types.Passes; ValueError if the network has no trunk of its own to judge with."""
+        net = self.networks["online"]
+        if not isinstance(net, Model):
+            raise ValueError(f"{type(net).__name__} cannot judge; a critic needs a genobj.model.Model")
+        point = self._told(point, "online")
+        kind = "with_gradient" if point.x_t.requires_grad else "without_gradient"
+        self._rows[kind] += len(point.x_t)
+        with self.masks or nullcontext(), _precision(point.x_t, precise):
+            own, through = net.judge(head, point, low=self.low and self.pure and not precise)
+        return _full(own), _full(through)
+
     def __call__(
         self, *points: Point, weights: Weights = "online", precise: bool = False, skip: int = 0
     ) -> list[Outputs]:
@@ -124,7 +142,7 @@ class StepPasses:
             asked = [(p, self._find("plain", weights, p, precise, first)) for p in points]
         return [known.without(skip) for _, known in asked if known is not None]
 
-    def velocity(self, point: Point, weights: Weights = "online") -> Samples:
+    def velocity(self, point: Point, weights: Weights = "online", known: int = 0) -> Samples:
         """See types.Passes."""
         net = self.networks[weights]
         head = velocity_head(net.horizons)
@@ -132,7 +150,12 @@ class StepPasses:
             for known in self._known:
                 if known.kind == ("plain", weights) and known.first == 0 and _same(known.of, point, r=False):
                     return known.out[head]
-        return self(point._replace(r=point.t) if head in net.sees_r else point, weights=weights)[0][head]
+        asked = point._replace(r=point.t) if head in net.sees_r else point
+        main = self._find("plain", weights, point, False, 0) if known and not self.masks else None
+        if main is None or main.first:
+            return self(asked, weights=weights)[0][head]
+        rest = self(asked, weights=weights, skip=known)[0][head] if known < len(point.t) else main.out[head][:0]
+        return torch.cat([main.out[head][:known], rest])
 
     def tangent(
         self,
@@ -239,6 +262,7 @@ class StepPasses:
             own = {head: part[i] for head, part in parts.items()}
             self._keep(known, ("plain", weights), point, precise, first, own)
         self._rows["without_gradient"] += sum(sizes)
+        self._rows["teacher"] += sum(sizes) if weights == "frozen" else 0
 
     def _tangent(self, point: Point, direction: Samples, weights: Weights) -> Outputs:
         def f(x_t: Tensor, t: Tensor) -> Outputs:
@@ -261,10 +285,12 @@ class StepPasses:
         return {head: _full(value) for head, value in self._call(weights, point, low).items()}
 
     def _told(self, point: Point, weights: Weights) -> Point:
-        """The point with the augmentation labels of the whole batch, for networks that take them."""
+        """The point with its augmentation labels, or those of the whole batch, for networks that take them alone."""
         net = self.networks[weights]
-        told = self.a is not None and isinstance(net, AugmentedNetwork) and net.augmentation
-        return point._replace(a=self.a) if told and point.a is None else point
+        if not (isinstance(net, AugmentedNetwork) and net.augmentation):
+            return point if point.a is None else point._replace(a=None)
+        whole = point.a is None and len(point.x_t) == self.batch
+        return point._replace(a=self.a) if whole else point
 
     def _call(self, weights: Weights, point: Point, low: bool) -> Outputs:
         told = {name: value for name, value in (("g", point.g), ("a", point.a)) if value is not None}
@@ -298,8 +324,8 @@ class Masks:
 
 
 def velocity_head(horizons: Mapping[str, Horizon], who: str = "guidance") -> str:
-    """The head that gives the instantaneous velocity: instant before interval (at r = t). ValueError if none does."""
-    for wanted in ("instant", "interval"):
+    """The head that gives the instantaneous velocity: instant, else one asked at r = t. ValueError if none does."""
+    for wanted in ("instant", "ends", "interval"):
         for head, horizon in horizons.items():
             if horizon == wanted:
                 return head
@@ -316,9 +342,7 @@ def _same(a: tuple[object, ...], b: tuple[object, ...], *, r: bool) -> bool:
 
 def _rows(point: Point, rows: slice) -> Point:
     """The point with these rows of the batch only."""
-    if rows == slice(0, None):
-        return point
-    return Point(*(None if value is None else value[rows] for value in point))  # type: ignore[arg-type]
+    return point if rows == slice(0, None) else point.part(rows)
 
 
 def _join(points: list[Point]) -> Point:

@@ -5,6 +5,9 @@ is a straight line away from the velocity: v = given x_t + made F(size x_t, time
 a for noise and b for data, and a' and b' their rates, x_t / b is data plus noise of level sigma = a / b; that alone
 says at which time of the foreign path the same mixture lies. So a reading holds on every path, and at every time that
 the foreign network was trained for; beyond the ends of its schedule it is asked at the nearest end.
+
+What a velocity says of the pair (x, z) is the same information as where the pair's data lie. So the answer of a head
+that jumps to data is read as that jump, u = (x_t - b(0) x) / t; on a straight line it is the velocity itself.
 """
 
 import abc
@@ -15,12 +18,15 @@ import torch
 from torch import Tensor
 
 from genobj.paths.base import Path
+from genobj.paths.linear import Linear
 from genobj.types import Samples, TimeTensor, over
 
-ReadingName = Literal["sit", "ddpm", "edm"]
+ReadingName = Literal["sit", "ddpm", "edm", "target"]
 
 _TINY = 1e-9
 """Scales below this are zero: keeps logarithms and their derivatives finite at t = 0 and t = 1."""
+_SOON = 1e-6
+"""Times nearer to 0 are read as this one: the way to data is divided by its length."""
 
 
 class Line(NamedTuple):
@@ -52,6 +58,19 @@ class Reading(abc.ABC):
     @abc.abstractmethod
     def line(self, t: TimeTensor) -> Line:
         """The coefficients of the reading at our time t."""
+
+    def jump(self, t: TimeTensor) -> Line:
+        """The coefficients for a head that jumps to data: u = (x_t - b(0) x) / t, x = (a v - a' x_t) / (a b' - b a').
+
+        On the linear path the velocity's, whose jump ends at the same x.
+        """
+        if isinstance(self.path, Linear):
+            return self.line(t)
+        t = t.where(t.abs() > _SOON, _SOON)
+        line, (noise, data, noise_rate, data_rate) = self.line(t), self._scales(t)
+        share = self.path.data_scale(torch.zeros_like(t)) / (noise * data_rate - data * noise_rate)
+        given = (1 + share * (noise_rate - noise * line.given)) / t
+        return Line(line.size, given, -share * noise * line.made / t)
 
     def _scales(self, t: TimeTensor) -> tuple[TimeTensor, TimeTensor, TimeTensor, TimeTensor]:
         """Scales of noise and data, and their rates."""
@@ -141,7 +160,27 @@ class EDM(Reading):
         return Line(size, given, s * (data_rate * noise - noise_rate * data) * size)
 
 
-_READINGS: dict[ReadingName, type[Reading]] = {"sit": SiT, "ddpm": DDPM, "edm": EDM}
+@final
+class Target(Reading):
+    """What UCGM's networks say, F = p z + q x with p, q = noise_target, data_target of the path (arXiv 2505.07447).
+
+    Their alpha, gamma are a, b and their hatted ones p, q. On the linear path F is the velocity.
+    """
+
+    def time(self, t: TimeTensor) -> TimeTensor:
+        """t: they keep our time."""
+        return t
+
+    def line(self, t: TimeTensor) -> Line:
+        """With d = a q - b p: x = (a F - p x_t) / d, z = (q x_t - b F) / d and v = a' z + b' x."""
+        noise, data, noise_rate, data_rate = self._scales(t)
+        p, q = self.path.noise_target(t), self.path.data_target(t)
+        d = noise * q - data * p
+        made = (data_rate * noise - noise_rate * data) / d
+        return Line(torch.ones_like(t), (noise_rate * q - data_rate * p) / d, made)
+
+
+_READINGS: dict[ReadingName, type[Reading]] = {"sit": SiT, "ddpm": DDPM, "edm": EDM, "target": Target}
 
 
 def reading(name: ReadingName | None, path: Path) -> Reading | None:

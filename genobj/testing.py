@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genobj.backbones.base import Backbone
+from genobj.backbones.base import Backbone, Features
 from genobj.config.base import Config
 from genobj.cost import one_step
 from genobj.data.base import Data
@@ -20,7 +20,7 @@ from genobj.metrics.features import Extractor, FeatureMetric, Seen
 from genobj.metrics.frechet import moments
 from genobj.model import Model
 from genobj.objectives.base import Objective
-from genobj.parts import FAMILIES, OBJECTIVES
+from genobj.parts import FAMILIES, OBJECTIVES, PAIRS
 from genobj.passes import StepPasses, TrainedNetwork
 from genobj.paths.base import Path
 from genobj.paths.linear import Linear
@@ -104,19 +104,16 @@ def _objective(part: Objective) -> None:
     """loss per sample, finite; gradients reach its heads and no other; planned passes equal counted ones"""
     torch.manual_seed(0)
     idle = OBJECTIVES.get("fm").model_validate({"head": "other"})
-    pairs = {"equal_share": 0.25}  # some rows with r = t, which some objectives need
-    plan = Experiment.model_validate(
-        {"train": {"batch": 16}, "objectives": {"idle": idle, "part": part}, "pairs": pairs}
-    )
+    plan = _plan({"idle": idle, "part": part})
     composer, model = plan.composer(), _perturbed(plan.model_settings().build())
     draw = composer.draw(torch.randn(16, 2), None, torch.Generator().manual_seed(0))
     networks: dict[Weights, TrainedNetwork] = dict.fromkeys(composer.networks, model)
     rows = [0, 0]  # without and with gradients
 
-    def count(_: Any, inputs: tuple[Tensor, ...], __: Any) -> None:
-        rows[torch.is_grad_enabled()] += len(inputs[0])
+    def count(_: Any, inputs: tuple[Tensor, ...], features: Features) -> None:
+        rows[features.hidden.requires_grad] += len(inputs[0])
 
-    watch = model.register_forward_hook(count)
+    watch = model.trunk.register_forward_hook(count)
     loss = composer.loss(networks, draw)
     watch.remove()
     tangents = 0 if part.beside else loss.passes.tangent  # from the record of the forward: no call of the network
@@ -124,17 +121,30 @@ def _objective(part: Objective) -> None:
     assert [row / 16 for row in rows] == [plain, loss.passes.with_gradient], f"{rows} rows ran, {loss.passes} were told"
     assert all(term.isfinite() for term in loss.terms.values()), "the loss is not finite"
     passes = StepPasses(networks, 16)
-    per_sample = part.loss(passes.main(Point(draw.x_t, draw.t, draw.r, draw.y)), draw, passes)
+    draw = part.prepare(draw, passes)
+    per_sample = part.loss(passes.main(draw.point), draw, passes)
     assert per_sample.shape == (16,), f"loss must have shape (batch,), got {tuple(per_sample.shape)}"
     composer.score(networks, draw).terms["part"].share.backward()
     for head, module in model.heads.items():
         moved = any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in module.parameters())
-        assert moved == (head in part.trains), (
-            f"head {head!r} {'gets no' if head in part.trains else 'gets a'} gradient"
-        )
+        mine = {*part.trains, *part.scalars}
+        assert moved == (head in mine), f"head {head!r} {'gets no' if head in mine else 'gets a'} gradient"
     with torch.device("meta"):
         planned = one_step(plan, plan.model_settings().build(), 16, progress=0.0).passes
     assert planned == loss.passes, f"{planned} were planned, {loss.passes} were counted"
+
+
+def _plan(objectives: dict[str, Objective]) -> Experiment:
+    """An experiment with these objectives and a law of (t, r) that suits them; ValueError if there is none."""
+    laws: list[dict[str, Any]] = [{"equal_share": 0.25}]  # some rows with r = t, which some objectives need
+    laws += [{"kind": name} for name in PAIRS.names()]
+    problem: ValueError | None = None
+    for pairs in laws:
+        try:
+            return Experiment.model_validate({"train": {"batch": 16}, "objectives": objectives, "pairs": pairs})
+        except ValueError as error:
+            problem = problem or error
+    raise problem or ValueError("no law of (t, r) is registered")
 
 
 def _path(part: Path) -> None:
@@ -163,7 +173,9 @@ def _times(part: Times) -> None:
 def _pairs(part: Pairs) -> None:
     """0 <= r <= t <= 1; equal_share rows with r = t"""
     t, r = part.sample(Uniform(), 256, torch.Generator().manual_seed(0))
-    assert ((r >= 0) & (r <= t) & (t <= 1)).all(), "pairs must keep 0 <= r <= t <= 1"
+    own = (t < 0) & (t >= -1) & (r == t)  # rows for the model's own samples
+    assert part.negative or not own.any(), "times below 0 are for laws that say so (negative = True)"
+    assert (own | ((r >= 0) & (r <= t) & (t <= 1))).all(), "pairs must keep 0 <= r <= t <= 1"
     whole = part.model_copy(update={"equal_share": 1.0})
     t, r = whole.sample(Uniform(), 64, torch.Generator().manual_seed(0))
     assert torch.equal(t, r), "equal_share = 1 must give r = t everywhere"

@@ -1,6 +1,6 @@
 """Passes are counted, shared and batched; guidance changes exactly the rows it should; contradictions are refused."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import pytest
 import torch
@@ -18,7 +18,9 @@ from genobj.parts import OBJECTIVES
 from genobj.passes import Count, StepPasses
 from genobj.paths.linear import Linear
 from genobj.testing import GaussianFlow
-from genobj.times.pairs import Below
+from genobj.times.base import Times
+from genobj.times.grouped import Grouped
+from genobj.times.pairs import Below, Pairs
 from genobj.times.uniform import Uniform
 from genobj.types import Draw, Horizon, Passes, Point, Samples
 
@@ -419,3 +421,95 @@ def test_dumo_equals_a_direct_transcription_of_algorithm_one() -> None:
 
 def over(t: Tensor) -> Tensor:
     return t.view(-1, 1, 1, 1)
+
+
+class Own(Regression):
+    """Rows of a group get other data; looks at everything that a draw holds for objectives."""
+
+    horizon: ClassVar[Horizon] = "interval"
+    negative: ClassVar[bool] = True
+    draws_noise: ClassVar[int] = 2
+    groups: ClassVar[frozenset[str]] = frozenset({"own"})
+
+    head: str = "w"
+    """Head."""
+
+    def prepare(self, draw: Draw, passes: Passes) -> Draw:
+        """Noise as data in the rows of the group, after one pass over them."""
+        assert draw.groups is not None
+        assert draw.path is not None
+        rows = draw.groups["own"]
+        mine = draw.part(rows)
+        passes(mine.point)
+        x = draw.x.clone()
+        x[rows] = mine.noise[1]
+        place = draw.t.abs()
+        v = draw.path.velocity(x, draw.z, place)
+        return draw._replace(x=x, x_t=draw.path.point(x, draw.z, place), v_t=v, v_path=v)
+
+    def target(self, draw: Draw, passes: Passes) -> Samples:
+        """The velocity."""
+        return draw.v_t
+
+
+@final
+class Halves(Pairs):
+    """The second half of the batch holds own samples, at negative times."""
+
+    negative: ClassVar[bool] = True
+
+    def groups(self, batch: int) -> dict[str, range]:
+        """One group."""
+        return {"own": range(batch // 2, batch)}
+
+    def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """r = t = -place there."""
+        t = times.sample(batch, generator) * (1 - 2 * (torch.arange(batch) >= batch // 2))
+        return t, torch.where(t < 0, t, 0.5 * t)
+
+
+class TestGroupsOfRows:
+    composer = Composer(Linear(), Uniform(), Halves(), {"own": Own()}, NoGuidance())
+
+    def test_rows_are_made_before_the_forward_and_their_passes_counted(self) -> None:
+        net = Recording()
+        draw = self.composer.draw(torch.randn(8, 2), None, torch.Generator().manual_seed(0))
+        assert (draw.t < 0).tolist() == [False] * 4 + [True] * 4
+        torch.testing.assert_close(draw.x_t, Linear().point(draw.x, draw.z, draw.t.abs()))
+        scored = self.composer.score({"online": net}, draw)
+        assert net.rows == [4, 8]
+        assert scored.passes.count == Count(1, 0.5)
+        torch.testing.assert_close(scored.draw.x[4:], draw.noise[1][4:])
+        torch.testing.assert_close(scored.draw.x[:4], draw.x[:4])
+        torch.testing.assert_close(scored.draw.v_t, draw.z - scored.draw.x)
+        fed = scored.terms["own"].draw.point
+        assert fed.t is scored.draw.t
+
+    @pytest.mark.parametrize("parts", [2, 4])
+    def test_parts_of_a_batch_hold_what_the_whole_does(self, parts: int) -> None:
+        x = torch.randn(8, 2)
+        whole = self.composer.draw(x, None, torch.Generator().manual_seed(0))
+        for part in range(parts):
+            rows = slice(part, None, parts)
+            drawn = self.composer.draw(x[rows], None, torch.Generator().manual_seed(0), part=part, parts=parts)
+            for mine, full in zip((drawn.t, drawn.x_t, *drawn.noise), (whole.t, whole.x_t, *whole.noise), strict=True):
+                assert torch.equal(mine, full[rows])
+            assert drawn.groups is not None
+            assert (drawn.t < 0).nonzero().flatten().tolist() == list(range(8 // parts))[drawn.groups["own"]]
+
+    def test_rows_that_share_their_times_stay_together_in_parts(self) -> None:
+        composer = Composer(Linear(), Uniform(), Grouped(size=4), {"mf": OBJECTIVES.get("mf")()}, NoGuidance())
+        for part in range(2):
+            draw = composer.draw(torch.randn(8, 2), None, torch.Generator().manual_seed(0), part=part, parts=2)
+            assert draw.together == 4
+            t = draw.t.view(draw.together, -1)
+            assert (t == t[0]).all()
+            assert t[0].unique().numel() == 2
+        with pytest.raises(ValueError, match="groups of 4 whole; type a batch that is a multiple of 8"):
+            composer.draw(torch.randn(6, 2), None, torch.Generator(), part=0, parts=2)
+
+    def test_objectives_that_know_no_negative_times_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="negative times, which mean nothing to it; type pairs=below"):
+            Composer(Linear(), Uniform(), Halves(), {"own": Own(), "cm": OBJECTIVES.get("cm")()}, NoGuidance())
+        with pytest.raises(ValueError, match="rows that are made for own"):
+            Composer(Linear(), Uniform(), Below(), {"own": Own()}, NoGuidance())

@@ -226,7 +226,7 @@ class TestUncertainty:
 
     def test_its_head_cannot_be_a_projection_nor_another_head_a_number(self) -> None:
         with pytest.raises(ValueError, match=r"heads\.fm_log_variance gives a tensor"):
-            _experiment({"fm": {"uncertainty": True}}, heads={"v": {}, "fm_log_variance": {}})
+            _experiment({"fm": {"uncertainty": True}}, heads={"v": {}, "fm_log_variance": {"kind": "projection"}})
         with pytest.raises(ValueError, match=r"heads\.v gives one number"):
             _experiment({"fm": {}}, heads={"v": {"kind": "log_variance"}})
 

@@ -136,8 +136,8 @@ class TestVariants:
             assert 0 < (differences - expected).abs().max() <= 1e-5 * size
         assert passes.count == Count(1, 2, 2)
         if draw.a is not None:
-            unlike = StepPasses({"online": net}, 5, masks, a=draw.a + 1)
-            assert not torch.allclose(Derivative(method="jvp")(draw, unlike, "u"), exact["u"])
+            unlike, other = StepPasses({"online": net}, 5, masks), draw._replace(a=draw.a + 1)
+            assert not torch.allclose(Derivative(method="jvp")(other, unlike, "u"), exact["u"])
 
     @pytest.mark.parametrize("name", NETWORKS)
     def test_every_weight_learns_after_one_step_from_the_initialisation(self, name: str) -> None:

@@ -4,17 +4,19 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from genobj.assembly import Assembly
 from genobj.experiment import Experiment
 from genobj.model import Model
 from genobj.training import checkpoint
 from genobj.training.averages import EMA, Averages
+from genobj.training.loop import Hook, train
 from genobj.training.optim import Optim, global_norm
 from genobj.training.optim_adam import AdamW, Guarded, RAdam
 from genobj.training.optim_muon import Muon, hidden_matrices, orthogonal
@@ -384,3 +386,112 @@ class TestRates:
         assert Optim().idle == {"momentum", "final", "power"}
         assert Optim(kind="muon", schedule="power").idle == frozenset()
         assert Optim(schedule="cosine").idle == {"momentum", "power"}
+
+
+def two_heads(**optim: Any) -> tuple[Model, Optim, Guarded]:
+    """A network with a critic beside its velocity, and its optimiser."""
+    tree = {"backbone": {"kind": "mlp", "width": 80, "depth": 3}, "objectives": {"fm": {"head": "v"}, "gan": {}}}
+    settings = Experiment.model_validate(tree | {"optim": {"lr": 0.01, "weight_decay": 0.1} | optim})
+    model = settings.model_settings().build()
+    return model, settings.optim, settings.optim.build(model)
+
+
+class TestHeads:
+    """Rates and betas of single heads."""
+
+    OWN: ClassVar[dict[str, Any]] = {"heads": {"critic": {"lr": 0.002, "betas": (0.0, 0.99)}, "u": {"lr": 0.02}}}
+
+    def test_every_weight_lies_in_one_group_with_its_own_settings(self) -> None:
+        model, _, optimizer = two_heads(**self.OWN)
+        found = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        assert (
+            len(found) == sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+        )
+        for name, p in model.named_parameters():
+            factor, betas = found[id(p)].get("factor", 1.0), tuple(found[id(p)]["betas"])
+            critic, u = name.startswith("heads.critic"), name.startswith("heads.u")
+            assert factor == pytest.approx(0.2 if critic else 2.0 if u else 1.0), name
+            assert betas == ((0.0, 0.99) if critic else (0.9, 0.95)), name
+
+    def push(self, model: Model, optimizer: Guarded, step: int) -> None:
+        """One step with random gradients, a function of its number."""
+        for number, p in enumerate(model.parameters()):
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * step + number))
+        optimizer.step()
+
+    @pytest.mark.parametrize("kind", ["adamw", "radam"])
+    def test_a_head_moves_as_under_an_optimiser_of_its_own(self, kind: Any) -> None:
+        """As in a run of which only the rate of this head, and its betas, are those of all weights."""
+        model, optim, one = two_heads(kind=kind, **self.OWN)
+        twin, other, two = two_heads(kind=kind, lr=0.002, betas=(0.0, 0.99))
+        for step in range(8):
+            for network, settings, optimizer in ((model, optim, one), (twin, other, two)):
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.rate(step, 8) * group.get("factor", 1.0)
+                self.push(network, optimizer, step)
+        same = {
+            name: torch.allclose(p, q, rtol=1e-6, atol=1e-8)
+            for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True)
+        }
+        assert {name for name, equal in same.items() if equal} == {n for n in same if n.startswith("heads.critic")}
+
+    def test_the_schedule_holds_for_all_heads(self) -> None:
+        tree = {"train": {"steps": 4, "batch": 8, "device": "cpu"}, "objectives": {"fm": {"head": "v"}, "gan": {}}}
+        optim = {"lr": 0.01, "schedule": "linear", "heads": {"critic": {"lr": 0.002}}}
+        whole = Assembly(Experiment.model_validate(tree | {"optim": optim, "backbone": {"width": 8, "depth": 1}}))
+        e, seen = whole.experiment, []
+        hook = Hook(1, lambda state, _: seen.append([g["lr"] for g in state.optimizer.param_groups]))
+        train(
+            whole.state, whole.ready(whole.step_module()), whole.source, e.train, e.optim, e.seed, [hook], whole.ranks
+        )
+        assert [rates[1] / rates[0] for rates in seen] == pytest.approx([0.2] * 4)
+        assert [rates[0] for rates in seen] == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
+
+    def test_muon_moves_the_hidden_matrices_of_a_head_too(self) -> None:
+        model, _, optimizer = two_heads(kind="muon", heads={"u": {"lr": 0.02}, "v": {"betas": (0.5, 0.9)}})
+        groups = [(g.get("matrices", False), g.get("factor", 1.0), tuple(g["betas"])) for g in optimizer.param_groups]
+        assert groups[0] == (True, 1.0, (0.9, 0.95))
+        assert (False, 2.0, (0.9, 0.95)) in groups
+        assert (False, 1.0, (0.5, 0.9)) in groups
+        before = [p.detach().clone() for p in model.parameters()]
+        self.push(model, optimizer, 0)
+        assert not any(map(torch.equal, before, model.parameters()))
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_resuming_gives_the_same_bits(self, kind: Any, tmp_path: Path) -> None:
+        def state() -> State:
+            model, _, optimizer = two_heads(kind=kind, **self.OWN)
+            return State(model, Averages(model, EMA()), optimizer)
+
+        def go_on(state: State, last: int) -> None:
+            for step in range(state.step, last):
+                self.push(state.model, state.optimizer, step)  # type: ignore[arg-type]
+            state.step = last
+
+        whole, parts, again = state(), state(), state()
+        go_on(whole, 4)
+        go_on(parts, 2)
+        (tmp_path / "run").mkdir()
+        settings = checkpoint.Checkpoint(background=False)
+        checkpoint.Saver(tmp_path / "run", settings, "{}", ALONE, torch.device("cpu"))(parts)
+        checkpoint.load(tmp_path / "run", again, "{}")
+        go_on(again, 4)
+        assert all(map(torch.equal, whole.model.parameters(), again.model.parameters()))
+
+    def test_settings_that_are_those_of_the_rest_change_nothing(self) -> None:
+        ends = []
+        for heads in (None, {"critic": {"lr": 0.01, "betas": (0.9, 0.95)}}):
+            model, _, optimizer = two_heads(heads=heads)
+            for step in range(3):
+                self.push(model, optimizer, step)
+            ends.append([p.detach() for p in model.parameters()])
+        assert all(map(torch.equal, *ends))
+
+    def test_a_head_that_is_not_there(self) -> None:
+        with pytest.raises(ValidationError, match=r"optim\.heads\.w: this model has the heads v, u, critic"):
+            two_heads(heads={"w": {"lr": 1e-3}})
+
+    @pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"betas": (0.0, 1.0)}, {"eps": 1e-8}])
+    def test_settings_out_of_range(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises(ValidationError):
+            Optim.model_validate({"heads": {"critic": wrong}})

@@ -76,10 +76,10 @@ def stop_at(run: Run, step: int) -> None:
     averages = run.state.averages
     update = averages.update
 
-    def stopping(done: int) -> None:
+    def stopping(done: int, progress: float) -> None:
         if done >= step:
             raise Stopped
-        update(done)
+        update(done, progress)
 
     averages.update = stopping  # type: ignore[method-assign]
     with pytest.raises(Stopped):

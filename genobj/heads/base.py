@@ -15,8 +15,9 @@ class Head(Config, abc.ABC):
     scalar: ClassVar[bool] = False
     """Whether this gives one number a sample instead of a tensor shaped like x_t; such a head has no horizon."""
 
-    r_in: Literal["head", "trunk"] | None = None
-    """Where an interval head sees r; unset: in the trunk if it is the only head, else in the head."""
+    r_in: Literal["head", "trunk", "sign"] | None = None
+    """Where an interval head sees r; unset: in the trunk if it is the only head, else in the head. sign: the trunk is
+    fed -t where r = t, and t for the jump to data (FACM's expanded time); no other r can be asked."""
 
     @abc.abstractmethod
     def build(self, trunk: Trunk, channels: int, *, sees_r: bool) -> nn.Module:

@@ -26,6 +26,16 @@ class Objective(Config, abc.ABC):
     """Whether the mathematics holds on the linear path only."""
     draws_chance: ClassVar[bool] = False
     """Whether this wants a uniform random number per row, `draw.chance`."""
+    draws_noise: ClassVar[int] = 0
+    """How many further samples of noise this wants, `draw.noise`."""
+    groups: ClassVar[frozenset[str]] = frozenset()
+    """Groups of rows, `draw.groups`, that this asks the law of (t, r) for."""
+    shares_times: ClassVar[bool] = False
+    """Whether this compares rows that share their times, `draw.together` of them."""
+    negative: ClassVar[bool] = False
+    """Whether rows at negative times, which hold the model's own samples, mean something to this."""
+    judges: ClassVar[bool] = False
+    """Whether this asks for judgements (Passes.judge), which need the whole network on every device."""
 
     weight: Annotated[Number, within(0.0)] = Constant()
     """Factor on this term (beta and 1 - beta in DuMo Eq. 9): a number or a schedule."""
@@ -41,9 +51,19 @@ class Objective(Config, abc.ABC):
         """The heads this objective trains and the horizon that it gives them."""
 
     @property
+    def scalars(self) -> Mapping[str, str]:
+        """Kinds of the scalar heads that this trains besides, by name."""
+        return {}
+
+    @property
     def networks(self) -> frozenset[Weights]:
         """Networks that the gradient-free passes use besides the live one."""
         return frozenset()
+
+    @property
+    def asks_teacher(self) -> Mapping[str, Horizon]:
+        """Heads that a frozen network is asked for, and their horizons; empty where it is asked for its velocity."""
+        return self.trains if "frozen" in self.networks else {}
 
     @property
     def guides(self) -> bool:
@@ -73,6 +93,10 @@ class Objective(Config, abc.ABC):
     def refusal(self, *, guided: bool) -> str | None:
         """Why these settings make no sense in this run (with what to type instead), or None."""
         return None
+
+    def prepare(self, draw: Draw, passes: Passes) -> Draw:
+        """The draw before the forward with gradients, itself without: rows may get the model's own samples as data."""
+        return draw
 
     @abc.abstractmethod
     def loss(self, out: Mapping[str, Tensor], draw: Draw, passes: Passes) -> Losses:

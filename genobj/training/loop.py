@@ -120,12 +120,12 @@ def train(
                 losses.append(loss)
             bad = ranks.worst(health.watch(losses, global_norm(trained, optim.clip)))
             for group in state.optimizer.param_groups:
-                group["lr"] = optim.rate(state.seen, total)
+                group["lr"] = optim.rate(state.seen, total) * group.get("factor", 1.0)
             state.optimizer.found_inf = bad  # type: ignore[attr-defined]  # it leaves everything alone then
             state.optimizer.step()
             for p in trained:
                 p.grad = None
-            state.averages.update(state.step)
+            state.averages.update(state.step, state.seen / total)
             state.step, state.seen = state.step + 1, state.seen + settings.batch
 
             # Then the world may look: log, draw, save.

@@ -18,6 +18,15 @@ from genobj.training.shards import gathered, local
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+class HeadOptim(Config):
+    """How the weights of one head are optimised, where that differs from the rest."""
+
+    lr: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate; it follows the same schedule. Unset: that of the rest."""
+    betas: tuple[Beta, Beta] | None = None
+    """Decay of the first and second moment (critics: 0 and 0.99); unset: those of the rest."""
+
+
 class Optim(Config):
     """Optimiser with warm-up and decay; rates follow the samples seen, not the steps."""
 
@@ -48,6 +57,8 @@ class Optim(Config):
     """Exponent of the share of the run that is left (power; 1 is linear)."""
     reference: Annotated[int, Field(gt=0)] | None = None
     """Samples seen until the rate starts to fall (inverse_sqrt)."""
+    heads: dict[str, HeadOptim] | None = None
+    """Rates and betas of single heads, as in heads.critic.lr = 2e-4; unset: those of the rest."""
 
     @model_validator(mode="after")
     def _reference_belongs_to_inverse_sqrt(self) -> "Optim":
@@ -70,14 +81,25 @@ class Optim(Config):
 
     def build(self, network: Model) -> Guarded:
         """The optimiser of a network's trainable parameters. ValueError if the kind does not fit the network."""
-        trained = [p for p in network.parameters() if p.requires_grad]
         settings = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
         if self.kind == "muon":
             special = {id(p) for p in hidden_matrices(network)}
-            return Muon(_groups(trained, special, "matrices"), momentum=self.momentum, **settings)
+            return Muon(self._groups(network, special, "matrices"), momentum=self.momentum, **settings)
         if self.kind == "adamw8bit":
-            return AdamW8bit(_groups(trained, {id(p) for p in trained if p.numel() >= SMALL}, "packed"), **settings)
-        return (AdamW if self.kind == "adamw" else RAdam)([{"params": trained}], **settings)
+            special = {id(p) for p in network.parameters() if p.numel() >= SMALL}
+            return AdamW8bit(self._groups(network, special, "packed"), **settings)
+        return (AdamW if self.kind == "adamw" else RAdam)(self._groups(network, set(), "special"), **settings)
+
+    def _groups(self, network: Model, special: set[int], mark: str) -> list[dict[str, Any]]:
+        """Trainable parameters of the rest and of every head with settings of its own, each in the two groups below."""
+        own = {name: list(network.heads[name].parameters()) for name in self.heads or {}}
+        apart = {id(p) for parameters in own.values() for p in parameters}
+        groups = _groups([p for p in network.parameters() if p.requires_grad and id(p) not in apart], special, mark)
+        for name, given in (self.heads or {}).items():
+            told = {"factor": given.lr / self.lr} if given.lr else {}
+            told |= {"betas": given.betas} if given.betas else {}
+            groups += [g | told for g in _groups([p for p in own[name] if p.requires_grad], special, mark)]
+        return groups
 
     def rate(self, seen: int, total: int) -> float:
         """Learning rate of a step that starts after `seen` of `total` samples."""

@@ -34,6 +34,16 @@ OBJECTIVES: "Registry[Objective]" = Registry(
         "alphaflow": "genobj.objectives.alpha_flow:AlphaFlow",
         "soflow": "genobj.objectives.solution_flow:SolutionFlow",
         "split": "genobj.objectives.split_mean_flow:SplitMeanFlow",
+        "ct": "genobj.objectives.consistency_training:ConsistencyTraining",
+        "imm": "genobj.objectives.moment_matching:MomentMatching",
+        "rcgm": "genobj.objectives.any_step:AnyStep",
+        "twinflow": "genobj.objectives.twin_flow:TwinFlow",
+        "twin": "genobj.objectives.whole_twin_flow:WholeTwinFlow",
+        "ucgm": "genobj.objectives.unified:Unified",
+        "facm": "genobj.objectives.flow_anchored:FlowAnchored",
+        "gan": "genobj.objectives.adversarial:Adversarial",
+        "dmd": "genobj.objectives.distribution_matching:DistributionMatching",
+        "scm": "genobj.objectives.continuous:ContinuousConsistency",
     },
     titles={
         "fm": "flow matching",
@@ -43,9 +53,19 @@ OBJECTIVES: "Registry[Objective]" = Registry(
         "sc": "Shortcut",
         "ect": "easy consistency tuning",
         "ict": "improved consistency training",
+        "scm": "continuous-time consistency (sCM)",
         "alphaflow": "AlphaFlow",
         "soflow": "SoFlow",
         "split": "SplitMeanFlow",
+        "ct": "consistency training",
+        "imm": "inductive moment matching",
+        "rcgm": "RCGM",
+        "twinflow": "TwinFlow",
+        "twin": "TwinFlow on the whole batch",
+        "ucgm": "UCGM",
+        "facm": "flow-anchored consistency",
+        "gan": "adversarial",
+        "dmd": "distribution matching",
     },
 )
 
@@ -55,6 +75,7 @@ HEADS: "Registry[Head]" = Registry(
     {
         "projection": "genobj.heads.projection:Projection",
         "log_variance": "genobj.heads.log_variance:LogVariance",
+        "critic": "genobj.heads.critic:Critic",
     },
 )
 
@@ -76,6 +97,7 @@ PATHS: "Registry[Path]" = Registry(
         "trig": "genobj.paths.trig:Trig",
         "vp": "genobj.paths.vp:VP",
         "edm": "genobj.paths.edm:EDM",
+        "random": "genobj.paths.random:Random",
     },
 )
 
@@ -87,6 +109,8 @@ TIMES: "Registry[Times]" = Registry(
         "beta": "genobj.times.beta:Beta",
         "logit_normal": "genobj.times.logit_normal:LogitNormal",
         "kumaraswamy": "genobj.times.kumaraswamy:Kumaraswamy",
+        "karras_levels": "genobj.times.karras_levels:KarrasLevels",
+        "arctan": "genobj.times.arctan:Arctan",
     },
 )
 
@@ -100,6 +124,8 @@ PAIRS: "Registry[Pairs]" = Registry(
         "sorted": "genobj.times.pairs:Sorted",
         "capped": "genobj.times.pairs:Capped",
         "dyadic": "genobj.times.dyadic:Dyadic",
+        "grouped": "genobj.times.grouped:Grouped",
+        "twin": "genobj.times.twin:Twin",
     },
 )
 
@@ -112,6 +138,7 @@ DISTANCES: "Registry[Distance]" = Registry(
         "pseudo_huber": "genobj.distances.pseudo_huber:PseudoHuber",
         "barron": "genobj.distances.barron:Barron",
         "cosine": "genobj.distances.cosine:Cosine",
+        "sum": "genobj.distances.sum:Sum",
     },
 )
 
@@ -124,6 +151,7 @@ GUIDANCE: "Registry[Guidance]" = Registry(
         "frozen": "genobj.guidance.frozen:FrozenGuidance",
         "mean_flow": "genobj.guidance.mean_flow:MeanFlowGuidance",
         "fed": "genobj.guidance.fed:FedGuidance",
+        "enhanced": "genobj.guidance.enhanced:EnhancedGuidance",
     },
 )
 
@@ -138,6 +166,7 @@ SCHEDULES: "Registry[Schedule]" = Registry(
         "sigmoid": "genobj.schedules:Sigmoid",
         "stairs": "genobj.schedules:Stairs",
         "doubling": "genobj.schedules:Doubling",
+        "root": "genobj.schedules:Root",
     },
 )
 
@@ -150,7 +179,11 @@ SAMPLERS: "Registry[Sampler]" = Registry(
         "midpoint": "genobj.samplers.midpoint:Midpoint",
         "flow_map": "genobj.samplers.flow_map:FlowMap",
         "restart": "genobj.samplers.restart:Restart",
+        "unified": "genobj.samplers.unified:Unified",
+        "edm": "genobj.samplers.edm:EDMHeun",
+        "ode": "genobj.samplers.ode:Ode",
     },
+    presets="genobj.samplers.presets:TABLE",
 )
 
 GRIDS: "Registry[Grid]" = Registry(
@@ -160,6 +193,7 @@ GRIDS: "Registry[Grid]" = Registry(
         "uniform": "genobj.samplers.grids:Uniform",
         "karras": "genobj.samplers.grids:Karras",
         "kumaraswamy": "genobj.samplers.grids:Kumaraswamy",
+        "levels": "genobj.samplers.grids:Levels",
         "shifted": "genobj.samplers.grids:Shifted",
         "listed": "genobj.samplers.grids:Listed",
     },

@@ -73,7 +73,8 @@ class TestList:
     def test_one_family_by_either_name(self, family: str, told: Told) -> None:
         text = told("list", family)
         assert text == told("list", FAMILIES[family].family)
-        assert [line.split()[0] for line in text.splitlines()[1:]] == FAMILIES[family].names()
+        names = FAMILIES[family].names() + [preset.name for preset in FAMILIES[family].presets()]
+        assert [line.split()[0] for line in text.splitlines()[1:]] == names
         assert all(len(line.split()) > 2 for line in text.splitlines()[1:])  # something is said of each
 
     def test_recipes(self, told: Told) -> None:
@@ -295,7 +296,12 @@ class TestCost:
     )
     def test_passes(self, flags: list[str], without: int, told: Told) -> None:
         cost = json.loads(told("cost", "-r", "dumo-digits", "--json", *flags))
-        assert cost["passes"] == {"with_gradient": 1, "without_gradient": without, "tangent": 0}
+        assert cost["passes"] == {
+            "with_gradient": 1,
+            "without_gradient": without,
+            "tangent": 0,
+            "teacher": 0,
+        }
         assert f"1 with gradients + {without} without" in told("cost", "-r", "dumo-digits", *flags)
 
     def test_dit_xl(self, told: Told) -> None:

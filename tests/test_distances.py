@@ -12,6 +12,7 @@ from genobj.distances.barron import Barron
 from genobj.distances.cosine import Cosine
 from genobj.distances.mse import MSE
 from genobj.distances.pseudo_huber import PseudoHuber
+from genobj.distances.sum import Sum
 from genobj.parts import DISTANCES
 
 ALL = [
@@ -50,7 +51,7 @@ def test_equality_costs_nothing_and_has_a_finite_gradient(distance, zero):
     prediction = (prediction * (not zero)).detach().requires_grad_()
     losses = distance(prediction, prediction.detach().clone())
     atol = 1e-6
-    if zero and isinstance(distance, Cosine):
+    if zero and isinstance(distance, Cosine | Sum):
         losses = losses - 1  # a vector of length zero has no direction
     torch.testing.assert_close(losses, torch.zeros_like(losses), atol=atol, rtol=0)
     slope = gradient(distance, prediction, prediction.detach().clone())
@@ -136,3 +137,26 @@ def test_cosine_ignores_length_and_takes_a_vector_as_one_pixel():
     prediction, target = pair(4, 7)
     torch.testing.assert_close(Cosine()(3 * prediction, target), Cosine()(prediction, 0.1 * target))
     torch.testing.assert_close(Cosine()(prediction, -prediction.detach()), torch.full((4,), 2.0, dtype=torch.float64))
+
+
+class TestSum:
+    def test_it_adds_its_parts(self):
+        prediction, target = pair(4, 2, 3, 3)
+        parts = [Adaptive(), Cosine(), MSE()]
+        total = Sum(parts=tuple(parts))(prediction, target)
+        torch.testing.assert_close(total, sum(part(prediction, target) for part in parts))
+        torch.testing.assert_close(Sum()(prediction, target), MSE()(prediction, target) + Cosine()(prediction, target))
+
+    def test_its_parts_are_names_or_tables_and_survive_saving(self):
+        parts = ["mse", {"kind": "pseudo_huber", "c": 0.3}, {"kind": "sum", "parts": ["cosine"]}]
+        made = Sum.model_validate({"parts": parts})
+        assert made.parts == (MSE(), PseudoHuber(c=0.3), Sum(parts=(Cosine(),)))
+        assert Sum.model_validate(made.model_dump(mode="json")) == made
+
+    @pytest.mark.parametrize(("parts", "told"), [([], "at least 1 item"), (["mean"], "Did you mean|unknown distance")])
+    def test_mistakes_are_told(self, parts, told):
+        with pytest.raises(ValueError, match=told):
+            Sum.model_validate({"parts": parts})
+
+    def test_its_schema_ends(self):
+        assert Sum.model_json_schema()["properties"]["parts"]["type"] == "array"

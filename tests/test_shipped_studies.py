@@ -182,14 +182,15 @@ def test_tri_heads_are_weighed_alike_at_every_size() -> None:
             assert weights.setdefault(row.name, found) == pytest.approx(found)
     assert weights["trihead-mf"] == pytest.approx({"fm": 0.7, "mf": 0.15, "cm": 0.15})
     assert weights["trihead-sc-trunk"] == pytest.approx({"fm": 0.7, "sc": 0.15, "cm": 0.15})
+    assert weights["trihead-gan"] == pytest.approx({"fm": 0.7, "cm": 0.3, "gan": 1.0})
 
 
 def test_a_study_from_its_file_to_its_verdicts(tmp_path: Path) -> None:
     tiny = load(find("trihead"), "toy", TINY)
     made = Conductor(tiny, tmp_path / "study", tmp_path / "runs", scale="toy").run(Silent())
-    assert [cell.state for cell in made.cells] == ["done"] * 6
+    assert [cell.state for cell in made.cells] == ["done"] * 7
     assert {cell.steps for cell in made.cells} == {2}
-    assert [verdict.verdict for verdict in made.verdicts] == ["inconclusive"] * 4
+    assert [verdict.verdict for verdict in made.verdicts] == ["inconclusive"] * 6
     assert all("one seed alone" in verdict.measured for verdict in made.verdicts)
     again = Conductor(tiny, tmp_path / "study", tmp_path / "runs", scale="toy")
     assert again.tasks() == []

@@ -15,6 +15,7 @@ class FlowMatching(Regression):
     """Flow matching: learn the instantaneous velocity (many steps; stable)."""
 
     horizon: ClassVar[Horizon] = "instant"
+    negative: ClassVar[bool] = True
     citations: ClassVar[tuple[str, ...]] = ("lipman2023flow",)
 
     head: str = "v"

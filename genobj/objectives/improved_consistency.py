@@ -10,36 +10,18 @@ standard deviation 2) and i need not be whole. Below the first level q is 0. No 
 
 from typing import Annotated, ClassVar
 
-import torch
-from pydantic import Field, model_validator
-
-from genobj.objectives.lower_noise import LowerNoise
+from genobj.objectives.lower_noise import KarrasGrid
 from genobj.schedules import Doubling, Number, within
-from genobj.types import TimeTensor
 
 
-class ImprovedConsistency(LowerNoise):
+class ImprovedConsistency(KarrasGrid):
     """Improved consistency training: neighbours on a grid of noise levels that grows finer."""
 
     citations: ClassVar[tuple[str, ...]] = ("song2023ict",)
 
     steps: Annotated[Number, within(1.0)] = Doubling(start=10.0, end=1280.0)
     """N: a number or a schedule."""
-    lowest: Annotated[float, Field(gt=0)] = 0.002
-    """sigma_0."""
-    highest: Annotated[float, Field(gt=0)] = 80.0
-    """sigma_N."""
-    rho: Annotated[float, Field(gt=0)] = 7.0
-    """Curvature of the grid (Karras et al.)."""
 
-    @model_validator(mode="after")
-    def _levels_are_in_order(self) -> "ImprovedConsistency":
-        if self.lowest >= self.highest:
-            raise ValueError(f"lowest={self.lowest:g} must lie below highest={self.highest:g}; swap them")
-        return self
-
-    def lower(self, sigma: TimeTensor, progress: float) -> TimeTensor:
-        """One step down the grid."""
-        low, high = self.lowest ** (1 / self.rho), self.highest ** (1 / self.rho)
-        root = sigma ** (1 / self.rho) - (high - low) / self.steps(progress)
-        return torch.where(root > low, root.clamp(min=low) ** self.rho, 0.0)
+    def count(self, progress: float) -> float:
+        """N."""
+        return self.steps(progress)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from genobj.config.base import Pick
@@ -49,6 +50,37 @@ class LowerNoise(Neighbour, abc.ABC):
             w = self.pull(sigma, self.lower(sigma, draw.progress))
         t = over(draw.t, target)
         return w * self.distance(t * out[self.head], t * target)
+
+
+class KarrasGrid(LowerNoise, abc.ABC):
+    """The neighbour lies one step below on a grid of noise levels, which is even in sigma^(1 / rho) (Karras et al.)."""
+
+    slack: ClassVar[float] = 0.0
+    """Share of a step by which rounding may lift the first level."""
+
+    lowest: Annotated[float, Field(gt=0)] = 0.002
+    """sigma_0."""
+    highest: Annotated[float, Field(gt=0)] = 80.0
+    """sigma_N."""
+    rho: Annotated[float, Field(gt=0)] = 7.0
+    """Curvature of the grid."""
+
+    @model_validator(mode="after")
+    def _levels_are_in_order(self) -> "KarrasGrid":
+        if self.lowest >= self.highest:
+            raise ValueError(f"lowest={self.lowest:g} must lie below highest={self.highest:g}; swap them")
+        return self
+
+    @abc.abstractmethod
+    def count(self, progress: float) -> float:
+        """Number of steps of the grid."""
+
+    def lower(self, sigma: TimeTensor, progress: float) -> TimeTensor:
+        """One step down the grid; 0 from the first level down."""
+        low, high = self.lowest ** (1 / self.rho), self.highest ** (1 / self.rho)
+        step = (high - low) / self.count(progress)
+        root = sigma ** (1 / self.rho) - step
+        return torch.where(root > low + self.slack * step, root.clamp(min=low) ** self.rho, 0.0)
 
 
 def noise_level(t: TimeTensor) -> TimeTensor:

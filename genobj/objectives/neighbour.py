@@ -19,7 +19,7 @@ from genobj.types import Draw, Passes, Samples, TimeTensor, Weights, over
 class Neighbour(Regression, abc.ABC):
     """Subclasses say where the neighbour q lies, and how residuals are weighed."""
 
-    weights: Literal["online", "ema"] = "online"
+    weights: Weights = "online"
     """Network at the neighbour: the live one or its average."""
     precision: Literal["float32", "autocast"] = "float32"
     """Precision of the pass: the residual is divided by a, and rounding with it."""

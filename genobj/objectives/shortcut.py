@@ -2,12 +2,11 @@
 
     u(x_t, t, r) = ( u(x_t, t, m) + u(x_m, m, r) ) / 2,   m = (t + r) / 2,   x_m = x_t - (t - m) u(x_t, t, m)    Eq. (4)
 
-Paper to here: time runs the other way, s -> -u, and the step size d is t - r. Rows on the finest step (r = t, or
-t - r = draw.gap) learn the velocity. The paper's grid is pairs=dyadic; any other law of (t, r) gives the continuous
-form. Nothing else ties u(x, t, t) to v: without such rows the jumps only agree with each other, so they are required.
+Paper to here: time runs the other way, s -> -u, d is t - r. The paper's grid is pairs=dyadic; other laws of (t, r) give
+the continuous form. Rows on the finest step (r = t, or t - r = draw.gap) learn the velocity: nothing else ties u to it.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -25,7 +24,7 @@ class Shortcut(Regression):
 
     head: str = "u"
     """Head that learns u(x_t, t, r)."""
-    weights: Literal["online", "ema"] = "ema"
+    weights: Weights = "ema"
     """Network that makes the half jumps; the paper's is an average of decay .999."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """Bound on the entries of midpoints and targets (official: 4, on latents of unit scale); unset: none."""
@@ -44,17 +43,18 @@ class Shortcut(Regression):
 
     def target(self, draw: Draw, passes: Passes) -> Samples:
         """Eq. (4), and the velocity on the finest step."""
-        t, r, bound = draw.t, draw.r, self.clip or float("inf")
-        middle = (t + r) / 2
+        t, middle, bound = draw.t, (draw.t + draw.r) / 2, self.clip or float("inf")
         first = self._jump(draw, passes, draw.point._replace(r=middle))
         x_m = (draw.x_t - over(t - middle, first) * first).clamp(-bound, bound)
         second = self._jump(draw, passes, draw.point._replace(x_t=x_m, t=middle))
         halves = ((first + second) / 2).clamp(-bound, bound)
-        return torch.where(over(t - r <= draw.gap, halves), draw.v_t, halves)
+        return torch.where(over(t - draw.r <= draw.gap, halves), draw.v_t, halves)
 
     def _jump(self, draw: Draw, passes: Passes, point: Point) -> Samples:
         u = self.ask(passes, point, weights=self.weights, skip=draw.equal)
         if draw.null is None or not self.guides:
             return u
-        free = self.ask(passes, point._replace(y=draw.null), weights=self.weights, skip=draw.equal)
-        return torch.where(over(draw.t - draw.r <= 2 * draw.gap, u), free + self.scale * (u - free), u)
+        rows = (draw.groups or {}).get("shortest", slice(draw.equal, len(u)))
+        free = passes(point._replace(y=draw.null).part(rows), weights=self.weights)[0][self.head]
+        more = torch.where(draw.t - draw.r <= 2 * draw.gap, self.scale - 1, 0.0).to(u.dtype)[rows]
+        return torch.cat([u[: rows.start], u[rows] + over(more, free) * (u[rows] - free), u[rows.stop :]])

@@ -6,7 +6,7 @@ It is the identity that every average velocity fulfils, without a derivative; a 
 ties nothing to the data: rows with r = t (or t - r = draw.gap) have to.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 
@@ -24,7 +24,7 @@ class SplitMeanFlow(Regression):
 
     head: str = "u"
     """Head that learns u(x_t, t, r)."""
-    weights: Literal["online", "ema"] = "online"
+    weights: Weights = "online"
     """Network that makes the two parts."""
 
     @property

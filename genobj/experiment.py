@@ -344,7 +344,9 @@ class Experiment(Config):
         ours = self.model_settings()
         theirs = self.frozen.settings(ours)
         asking = [objective for objective in self.objectives.values() if "frozen" in objective.networks]
-        heads = {head: end for objective in asking for head, end in objective.asks_teacher.items()}
+        heads: dict[str, Horizon] = {}
+        for objective in asking:
+            heads |= objective.asks_teacher
         self.frozen.check(theirs, ours, heads)
         guides = self.guidance.active and "frozen" in self.guidance.networks
         if guides or not all(objective.asks_teacher for objective in asking):

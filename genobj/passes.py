@@ -142,7 +142,7 @@ class StepPasses:
             asked = [(p, self._find("plain", weights, p, precise, first)) for p in points]
         return [known.without(skip) for _, known in asked if known is not None]
 
-    def velocity(self, point: Point, weights: Weights = "online", known: int = 0) -> Samples:
+    def velocity(self, point: Point, weights: Weights = "online", answered: int = 0) -> Samples:
         """See types.Passes."""
         net = self.networks[weights]
         head = velocity_head(net.horizons)
@@ -151,11 +151,11 @@ class StepPasses:
                 if known.kind == ("plain", weights) and known.first == 0 and _same(known.of, point, r=False):
                     return known.out[head]
         asked = point._replace(r=point.t) if head in net.sees_r else point
-        main = self._find("plain", weights, point, False, 0) if known and not self.masks else None
+        main = self._find("plain", weights, point, False, 0) if answered and not self.masks else None
         if main is None or main.first:
             return self(asked, weights=weights)[0][head]
-        rest = self(asked, weights=weights, skip=known)[0][head] if known < len(point.t) else main.out[head][:0]
-        return torch.cat([main.out[head][:known], rest])
+        rest = self(asked, weights=weights, skip=answered)[0][head] if answered < len(point.t) else main.out[head][:0]
+        return torch.cat([main.out[head][:answered], rest])
 
     def tangent(
         self,

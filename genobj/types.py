@@ -195,10 +195,10 @@ class Passes(Protocol):
         """
         ...
 
-    def velocity(self, point: Point, weights: Weights = "online", known: int = 0) -> Samples:
+    def velocity(self, point: Point, weights: Weights = "online", answered: int = 0) -> Samples:
         """Instantaneous velocity at a point: the instant head, or an interval head at r = t.
 
-        known: how many rows at the front have r = t, so that a forward at this very point has answered already.
+        answered: how many rows at the front have r = t, so that a forward at this very point has answered already.
         """
         ...
 

@@ -90,7 +90,7 @@ class Guidance(Config, abc.ABC):
 
     def conditional(self, draw: Draw, passes: Passes, weights: Weights) -> Samples:
         """v_c: the velocity with the labels that are fed."""
-        return passes.velocity(_point(draw, weights), weights, known=0 if draw.gap else draw.equal)
+        return passes.velocity(_point(draw, weights), weights, answered=0 if draw.gap else draw.equal)
 
     def mixed(
         self,

@@ -1,6 +1,6 @@
 """One draw, one forward with gradients, N objectives (DuMo Alg. 1)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import reduce
 from typing import Literal, NamedTuple
@@ -11,6 +11,7 @@ from torch import Tensor
 from genobj.guidance.base import Guidance
 from genobj.mixture import Share, check_anchors, check_velocity, horizons, share
 from genobj.objectives.base import Objective
+from genobj.parts import PAIRS
 from genobj.passes import Count, Masks, StepPasses, TrainedNetwork
 from genobj.paths.base import Path
 from genobj.paths.linear import Linear
@@ -87,7 +88,10 @@ class Composer:
         self.shares: dict[str, Share] = {name: share(name, objectives, self.horizons, pairs) for name in objectives}
         check_anchors(objectives, self.shares, pairs)
         if guidance.active and guidance.needs_labels and not classes:
-            raise ValueError("guidance needs labelled data; type guidance=none, or choose data with labels (digits)")
+            other = ", or guidance.omega=0 to distil a teacher" if "frozen" in guidance.networks else ""
+            raise ValueError(
+                f"guidance needs labelled data; type guidance=none, or choose data with labels (digits){other}"
+            )
         for name in objectives:
             if problem := self._problem(name):
                 raise ValueError(f"objectives.{name}{problem}")
@@ -95,6 +99,11 @@ class Composer:
                 check_velocity(objectives, self.horizons, pairs, f"objectives.{name}")
         if guidance.active and "frozen" not in guidance.networks:
             check_velocity(objectives, self.horizons, pairs, "guidance")
+        if self._own_rows and not any(self._own_rows in objective.groups for objective in objectives.values()):
+            raise ValueError(
+                f"pairs makes rows {self._own_rows} for the model's own samples, which nothing puts there; "
+                f"type pairs.{self._own_rows}=0, or add twinflow"
+            )
 
     def _problem(self, name: str) -> str | None:
         """What an objective needs and this run does not have, with what to type instead, or None."""
@@ -110,14 +119,25 @@ class Composer:
         if objective.guides and not (self.classes and self.label_drop):
             lacks = "type label_drop=0.1" if self.classes else "choose data with labels (digits)"
             return f".scale needs the null label, which is never trained; {lacks}"
-        if missing := objective.groups - self.pairs.groups(64).keys():
-            return f" needs rows that are made for {', '.join(sorted(missing))}; type pairs=twin"
-        if objective.shares_times and not (self._sees_pairs and self.pairs.together > 1):
-            return " compares samples that share their times; type pairs=grouped"
-        if self.pairs.negative and not objective.negative:
-            return ": pairs=twin has rows at negative times, which mean nothing to it; type pairs=below"
+        if refusal := self._rows_refusal(objective):
+            return refusal
         if objective.uncertainty and not objective.is_error:
             return " is no error, its sign varies; leave uncertainty out"
+        return None
+
+    def _rows_refusal(self, objective: Objective) -> str | None:
+        """Why the law of (t, r) does not make the rows that an objective is about, or None."""
+        law = PAIRS.name_of(type(self.pairs))
+        if missing := objective.groups - self.pairs.groups(64).keys():
+            shares = " ".join(f"pairs.{group}=1" for group in sorted(missing) if group in type(self.pairs).model_fields)
+            makes = _typed(lambda pairs: missing <= pairs.groups(64).keys())
+            return f" needs rows that are made for {', '.join(sorted(missing))}; type {shares or makes}"
+        if objective.shares_times and not (self._sees_pairs and self.pairs.together > 1):
+            return f" compares samples that share their times; type {_typed(lambda pairs: pairs.together > 1)}"
+        if self._own_rows and not objective.negative:
+            asking = [name for name, other in self.objectives.items() if other.groups]
+            instead = f"leave it or {asking[0]} out, which needs them" if asking else f"type pairs.{self._own_rows}=0"
+            return f": pairs={law} has rows at negative times, which mean nothing to it; {instead}"
         return None
 
     @property
@@ -143,12 +163,8 @@ class Composer:
         is random is drawn for the whole batch, so that it is the same over however many devices the batch is spread.
         """
         batch, own = len(x) * parts, slice(part, None, parts)
-        together = self.pairs.together if self._sees_pairs else 1
-        if batch % (together * parts):
-            raise ValueError(
-                f"{batch} rows in {parts} parts cannot keep groups of {together} whole; type a batch that is a "
-                f"multiple of {together * parts}, or another train.micro_batch"
-            )
+        if refusal := self.refusal(batch, parts):
+            raise ValueError(refusal)
 
         def normal() -> Tensor:
             whole = torch.randn((batch, *x.shape[1:]), generator=generator, device=x.device)
@@ -166,14 +182,41 @@ class Composer:
             t, r = t[own], r[own]
             dropped, g, g_v, chance = (None if row is None else row[own] for row in (dropped, g, g_v, chance))
         y = None if y is None or dropped is None else y.masked_fill(dropped, self.classes)
-        place = t.abs() if self.pairs.negative else t
+        place = t.abs() if self._own_rows else t
         x_t, v_t = self.path.point(x, z, place), self.path.velocity(x, z, place)
         x_t = x_t if bridge is None else x_t + self.path.bridge * bridge
         equal, gap = (self.pairs.prefix(batch), self.pairs.gap) if self._sees_pairs else (0, 0.0)
         equal = len(range(part, equal, parts))
         groups = self.groups(batch, part, parts)
-        more = {"noise": noise, "groups": groups, "together": together, "path": self.path}
+        more = {"noise": noise, "groups": groups, "together": self._together, "path": self.path}
         return Draw(x, z, t, r, x_t, v_t, v_t, y, dropped, None, equal, gap, progress, chance, g, g_v, a, **more)
+
+    def refusal(self, batch: int, parts: int) -> str | None:
+        """Why a batch cannot be taken in so many parts (with what to type instead), or None.
+
+        Each part needs whole sets of rows that share their times, and as many rows of a group as any other part: means
+        over a group are otherwise not those of the batch.
+        """
+        whole = self._together * parts
+        if batch % whole:
+            return (
+                f"{batch} rows in {parts} parts cannot keep groups of {self._together} whole; type a batch that is a "
+                f"multiple of {whole}, or another train.micro_batch"
+            )
+        used = sorted(frozenset[str]().union(*(objective.groups for objective in self.objectives.values())))
+
+        def uneven(size: int) -> list[str]:
+            groups = self.pairs.groups(size)
+            return [name for name in used if len(groups[name]) % parts]
+
+        if not (names := uneven(batch)):
+            return None
+        even = next((size for size in range(batch, 32 * batch, whole) if not uneven(size)), None)
+        better = f"train.batch={even}, or " if even else ""
+        return (
+            f"{batch} rows in {parts} parts do not share out those for {', '.join(names)} evenly; "
+            f"type {better}another train.micro_batch"
+        )
 
     def groups(self, batch: int, part: int = 0, parts: int = 1) -> dict[str, slice]:
         """Rows of each group among rows part, part + parts, ... of a batch."""
@@ -188,10 +231,18 @@ class Composer:
     def _sees_pairs(self) -> bool:
         return "interval" in self.horizons.values()
 
+    @property
+    def _together(self) -> int:
+        return self.pairs.together if self._sees_pairs else 1
+
+    @property
+    def _own_rows(self) -> str | None:
+        return self.pairs.negative if self._sees_pairs else None
+
     def _times(self, batch: int, generator: torch.Generator, progress: float) -> tuple[TimeTensor, TimeTensor]:
         times = self.times.at(progress)
         if self._sees_pairs:
-            return self.pairs.sample(times, batch, generator)
+            return self.pairs.at(progress).sample(times, batch, generator)
         t = times.sample(batch, generator)
         return t, torch.zeros_like(t)  # nobody looks at it
 
@@ -282,6 +333,11 @@ class Composer:
             where = where & ~draw.dropped
         v = self.guidance.velocity(draw, passes)
         return draw._replace(v_t=torch.where(over(where, v), v, draw.v_path))
+
+
+def _typed(fits: Callable[[Pairs], bool]) -> str:
+    """The registered law of (t, r) that fits, as it is typed."""
+    return next((f"pairs={name}" for name in PAIRS.names() if fits(PAIRS.get(name)())), "pairs=YOURS, a law with them")
 
 
 def _means(losses: Losses, rows: Tensor | None) -> tuple[Tensor, Tensor]:

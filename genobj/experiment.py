@@ -22,7 +22,7 @@ from genobj.model import HeadName, ModelSettings
 from genobj.objectives.base import Objective
 from genobj.parts import BACKBONES, DATA, GUIDANCE, HEADS, OBJECTIVES, PAIRS, PATHS, TIMES
 from genobj.paths.base import Path
-from genobj.reading import ReadingName
+from genobj.reading import ReadingName, reading
 from genobj.teacher import Teacher
 from genobj.times.base import Times
 from genobj.times.pairs import Pairs
@@ -156,11 +156,14 @@ class Experiment(Config):
         scalars = {head: HEADS.get(kind)() for head, kind in _scalars(objectives).items()}
         if not heads.keys() - scalars.keys():
             heads = {name: Projection() for name in trained} | heads
+        if both := trained.keys() & scalars.keys():
+            raise ValueError(f"head {min(both)!r} would give a tensor and a number; give one of its objectives another")
         for name, objective in objectives.items():
             for head in objective.trains.keys() - heads.keys():
-                have, every = ",".join(heads), ",".join(trained)
+                have, every = ",".join(heads), ",".join(dict.fromkeys([*trained, *scalars]))
+                more = " and name heads as in gan@critic, or leave --heads out" if scalars else ""
                 raise ValueError(
-                    f"objective {name!r} trains head {head!r}, but the model has {have}; type --heads {every}"
+                    f"objective {name!r} trains head {head!r}, but the model has {have}; type --heads {every}{more}"
                 )
         if unused := heads.keys() - trained.keys() - scalars.keys():
             rest = ",".join(name for name in heads if name in trained)
@@ -183,10 +186,18 @@ class Experiment(Config):
             raise ValueError(f"objectives.{min(taken)}: metrics.jsonl has a column of this name; choose another")
         if unknown := (self.optim.heads or {}).keys() - self.heads.keys():
             raise ValueError(f"optim.heads.{min(unknown)}: this model has the heads {', '.join(self.heads)}")
-        self.train.rounds()
+        parts = self.train.rounds()
+        if parts > 1 and self._sees_pairs and self.train.batch % (self.pairs.together * parts):
+            size, micro = self.pairs.together, self.train.batch // parts
+            raise ValueError(
+                f"train.micro_batch={micro} cuts the {size} rows that share their times; type "
+                f"train.micro_batch={size * max(micro // size, 1)}"
+            )
         if refusal := self._machine_refusal() or self._r_refusal():
             raise ValueError(refusal)
-        if "interval" in self.horizons.values() and (refusal := self.pairs.refusal(self.train.batch)):
+        if self._sees_pairs and (refusal := self.pairs.refusal(self.train.batch)):
+            raise ValueError(f"pairs: {refusal}")
+        if refusal := self.composer().refusal(self.train.batch, parts):
             raise ValueError(f"pairs: {refusal}")
         if self.guidance.active and (refusal := self.guidance.refusal(label_drop=self.label_drop)):
             raise ValueError(f"guidance: {refusal}")
@@ -197,6 +208,10 @@ class Experiment(Config):
                 raise ValueError("evaluation.sampler.guidance needs the null label; type label_drop=0.1")
         self.evaluation.chosen_metrics(self.data)
         return self
+
+    @property
+    def _sees_pairs(self) -> bool:
+        return "interval" in self.horizons.values()
 
     def _teacher_refusal(self) -> str | None:
         """What is wrong about the choice of a teacher (with what to type instead), or None; reads no folder."""
@@ -230,7 +245,7 @@ class Experiment(Config):
                 f"objectives.{precise[0]} asks for passes in float32, but bf16_pure gathers shards in bf16; "
                 f"type train.precision=bf16, or objectives.{precise[0]}.{self._precision_of(precise[0])}=autocast"
             )
-        judges = [name for name, objective in self.objectives.items() if objective.judges]
+        judges = [name for name, objective in self.objectives.items() if objective.scalars]
         if self.distributed.shards and judges:
             return f"objectives.{judges[0]} needs the whole network; type distributed.strategy=ddp"
         if judges and self.train.recompute:
@@ -247,11 +262,15 @@ class Experiment(Config):
     def _r_refusal(self) -> str | None:
         """Why heads cannot be told the target times that are drawn (with what to type instead), or None."""
         signed = [name for name, head in self.heads.items() if head.r_in == "sign"]
-        if (signed or self.pairs.negative) and self.reading in ("edm", "ddpm"):
+        negative = self.pairs.negative if self._sees_pairs else None
+        backward = bool(negative) or any(objective.backward for objective in self.objectives.values())
+        if (signed or backward) and self.reading in ("edm", "ddpm"):
             return f"reading={self.reading} knows no negative times; leave it out"
+        if backward and (foreign := reading(self.reading, self.path)) and not foreign.even:
+            return f"reading={self.reading} knows no negative times on this path; type path=linear, or leave reading out"
         if not signed:
             return None
-        if self.pairs.negative or "trunk" in (head.r_in for head in self.heads.values()):
+        if negative or "trunk" in (head.r_in for head in self.heads.values()):
             return f"heads.{signed[0]}.r_in=sign uses the sign of t for itself; type heads.{signed[0]}.r_in=trunk"
         between = [name for name, o in self.objectives.items() if "interval" in o.trains.values()]
         mixed = [o.rows or "" for o in self.objectives.values() if o.trains.keys() & set(signed)]

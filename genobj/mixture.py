@@ -59,7 +59,7 @@ def share(name: str, objectives: Mapping[str, Objective], found: Mapping[str, Ho
             settings = _rows_where_r_is_t(pairs, jumps=_jumps(head, objectives))
             raise ValueError(
                 f"objectives.{name} learns the velocity with the rows of head {head!r} where r = t, and there are "
-                f"none; type {settings}, or objectives.{name}.rows=all for an evaluation of its own, "
+                f"none; type {settings and settings + ', or '}objectives.{name}.rows=all for an evaluation of its own, "
                 f"{apart}"
             )
         return Share("equal")
@@ -90,7 +90,8 @@ def _possible(name: str, objective: Objective, chosen: Share, found: Mapping[str
     if chosen.rows != "all" and "interval" not in found.values():
         raise ValueError(f"objectives.{name}.rows={chosen.rows}: no head of this model sees r; leave rows out")
     if chosen.rows == "equal" and (not pairs.anchors or pairs.gap):
-        raise ValueError(f"objectives.{name}.rows=equal: no row has r = t; type {_rows_where_r_is_t(pairs)}")
+        settings = _rows_where_r_is_t(pairs) or f"objectives.{name}.rows=all"
+        raise ValueError(f"objectives.{name}.rows=equal: no row has r = t; type {settings}")
     if chosen.rows == "rest" and pairs.rest == "instant":
         raise ValueError(f"objectives.{name} has no row left: pairs=equal; type pairs=sorted pairs.equal_share=0.5")
     if chosen.rows == "rest" and pairs.equal_share == 1:
@@ -105,10 +106,10 @@ def _jumps(head: str, objectives: Mapping[str, Objective]) -> bool:
 
 
 def _rows_where_r_is_t(pairs: Pairs, *, jumps: bool = False) -> str:
-    """What to type so that some rows have r = t (and the others r = 0)."""
+    """What to type so that some rows have r = t (and the others r = 0); empty where the law has no place for them."""
     if jumps and pairs.rest != "data":
         return "pairs=zero pairs.equal_share=0.5"
-    share = [] if pairs.anchors else ["pairs.equal_share=0.5"]
+    share = [] if pairs.anchors or not pairs.mixes else ["pairs.equal_share=0.5"]
     return " ".join(["pairs.finest=velocity", *share] if pairs.gap else share)
 
 
@@ -132,7 +133,7 @@ def check_anchors(objectives: Mapping[str, Objective], shares: Mapping[str, Shar
             if any(tied(other, head) for other in objectives if head in objectives[other].trains):
                 continue
             rows = [f"objectives.{name}.rows=all"] if shares[name].rows == "rest" else []
-            share = [] if pairs.anchors else ["pairs.equal_share=0.25"]
+            share = [] if pairs.anchors else [*([] if pairs.mixes else ["pairs=below"]), "pairs.equal_share=0.25"]
             raise ValueError(
                 f"objectives.{name}: nothing ties head {head!r} to the data, for its targets are its own outputs, and "
                 f"training diverges; it needs rows with r = t, whose target is the velocity: "

@@ -302,7 +302,8 @@ class StepPasses:
         """A network in bf16, with one copy of its weights for the whole step."""
         net = self.networks[weights]
         if weights not in self._copies:
-            self._copies[weights] = net.lowered() if isinstance(net, CanLower) else net
+            with torch.enable_grad():  # the first to ask may do without gradients, the forward after it does not
+                self._copies[weights] = net.lowered() if isinstance(net, CanLower) else net
         return self._copies[weights]
 
 

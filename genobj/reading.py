@@ -59,6 +59,12 @@ class Reading(abc.ABC):
     def line(self, t: TimeTensor) -> Line:
         """The coefficients of the reading at our time t."""
 
+    @property
+    def even(self) -> bool:
+        """Whether states are read alike at t and at -t, so that the sign of t can tell the network something else."""
+        t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+        return all(torch.allclose(*pair) for pair in zip(self.line(t), self.line(-t), strict=True))
+
     def jump(self, t: TimeTensor) -> Line:
         """The coefficients for a head that jumps to data: u = (x_t - b(0) x) / t, x = (a v - a' x_t) / (a b' - b a').
 

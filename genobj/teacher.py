@@ -7,10 +7,10 @@ It is asked for velocities, which guide the data's or take their place (guidance
 import math
 from collections.abc import Mapping
 from pathlib import Path as FilePath
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
-from pydantic import Field, ValidationError, create_model
+from pydantic import BeforeValidator, Field, ValidationError, create_model
 from torch import Tensor
 
 from genobj.config.base import Config, problems
@@ -29,10 +29,15 @@ _From = create_model(
 """`from` is a Python keyword, so that this one setting cannot be written down in a class."""
 
 
+def _name(weights: Any) -> Any:
+    """0.999 as it stands in the names of files."""
+    return f"{weights:g}" if isinstance(weights, float) else weights
+
+
 class Teacher(_From):
     """Where the frozen network comes from."""
 
-    weights: str = "ema"
+    weights: Annotated[str, BeforeValidator(_name)] = "ema"
     """Which of the folder's weights: ema, live, or the decay of an average."""
     shards: bool | None = None
     """Whether its weights are spread over the devices; unset: if those of the run are."""
@@ -118,8 +123,8 @@ class Teacher(_From):
         folder = find(self.source)
         if not folder.exists():
             raise ValueError(
-                f"there is no {folder} here; type a run's folder as the teacher, or train one first: "
-                f"genobj train ... --out {folder}"
+                f"there is no {folder} here; type a run's folder as the teacher, or train a velocity on the same data "
+                f"first: genobj train --objectives fm --out {folder}"
             )
         tree = read(folder)
         try:

@@ -139,9 +139,12 @@ def _plan(objectives: dict[str, Objective]) -> Experiment:
     laws: list[dict[str, Any]] = [{"equal_share": 0.25}]  # some rows with r = t, which some objectives need
     laws += [{"kind": name} for name in PAIRS.names()]
     problem: ValueError | None = None
+    tree: dict[str, Any] = {"train": {"batch": 16}, "objectives": objectives}
+    if any("frozen" in objective.networks for objective in objectives.values()):
+        tree["teacher"] = {"from": "teacher"}  # never read: the network stands in for it
     for pairs in laws:
         try:
-            return Experiment.model_validate({"train": {"batch": 16}, "objectives": objectives, "pairs": pairs})
+            return Experiment.model_validate(tree | {"pairs": pairs})
         except ValueError as error:
             problem = problem or error
     raise problem or ValueError("no law of (t, r) is registered")
@@ -174,7 +177,8 @@ def _pairs(part: Pairs) -> None:
     """0 <= r <= t <= 1; equal_share rows with r = t"""
     t, r = part.sample(Uniform(), 256, torch.Generator().manual_seed(0))
     own = (t < 0) & (t >= -1) & (r == t)  # rows for the model's own samples
-    assert part.negative or not own.any(), "times below 0 are for laws that say so (negative = True)"
+    at = part.groups(256).get(part.negative or "", range(0))
+    assert own.nonzero().flatten().tolist() == list(at), "times below 0 are for the group that `negative` names"
     assert (own | ((r >= 0) & (r <= t) & (t <= 1))).all(), "pairs must keep 0 <= r <= t <= 1"
     whole = part.model_copy(update={"equal_share": 1.0})
     t, r = whole.sample(Uniform(), 64, torch.Generator().manual_seed(0))

@@ -67,7 +67,7 @@ class Ridge(StepPasses):
         super().__init__({"online": GaussianFlow()}, 16)
         self.w, self.f, self.rows = w, f, list[int]()
 
-    def judge(self, point: Point, head: str) -> tuple[Tensor, Tensor]:
+    def judge(self, point: Point, head: str, precise: bool = False) -> tuple[Tensor, Tensor]:
         self.rows.append(len(point.x_t))
         return self.f(point.x_t.detach() @ self.w), self.f(point.x_t @ self.w.detach())
 

@@ -46,7 +46,7 @@ def report(experiment: "Experiment", *, as_json: bool = False) -> None:
     typer.echo(f"passes       {plain}{tangent}")
     told = "".join(f"; {millions(size)} in {source}" for size, source in published.items())
     typer.echo(f"parameters   {parameters['total']:,}  (trunk {parameters['trunk']:,}{told})")
-    first, *others = parameters["heads"].items()
+    first, *others = sorted(parameters["heads"].items(), key=lambda head: head[0] not in experiment.horizons)
     base = parameters["trunk"] + first[1]
     typer.echo(f"  head {first[0]:<6} {first[1]:,}")
     for name, size in others:

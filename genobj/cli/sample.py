@@ -94,7 +94,8 @@ def command(
     rows = range(first, first + (count or ((8 if is_images else 1000) if trajectory else 64)))
     asked = Asked(model, samplers, rows, seed, label)
     if out is None or out.suffix == ".png":
-        out = out or _usual(run, folder, counts, ([sampler] if sampler else []) + overrides, trajectory)
+        told = [] if any(one.adaptive for one in samplers) else counts
+        out = out or _usual(run, folder, told, ([sampler] if sampler else []) + overrides, trajectory)
         made = _picture(asked, out, trajectory)
     else:
         made = _numbers(asked, out, raw or not is_images, ranks)
@@ -138,7 +139,8 @@ def _fits(out: Path | None, trajectory: bool, raw: bool) -> None:
 def _usual(run: Path, folder: Path, counts: Sequence[int], settings: Sequence[str], trajectory: bool) -> Path:
     """Where a picture goes if nobody says: into the run's folder, or here for a model of the Hub."""
     safe = re.sub(r"[^\w.,=-]+", "", "".join(f"_{text}" for text in settings))  # another setting is another file
-    name = f"{'trajectory' if trajectory else 'nfe'}_{'_'.join(map(str, counts))}{safe}.png"
+    kind = "trajectory" if trajectory else "nfe" if counts else "samples"
+    name = f"{'_'.join([kind, *map(str, counts)])}{safe}.png"
     if folder != run:
         return Path(f"{'_'.join(run.parts)}_{name}")
     return folder / "samples" / name

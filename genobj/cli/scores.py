@@ -57,8 +57,8 @@ def scores(records: Sequence[Record]) -> None:
         label = (str(record.nfe), record.sampler, record.head, json.dumps(record.settings))
         rows.setdefault(label, {})[record.metric] = record
     left = [["NFE", "sampler, head"]]
-    for (nfe, sampler, head, _), row in rows.items():
-        left.append([nfe, f"{sampler}, {head}"])
+    for (nfe, sampler, head, settings), row in rows.items():
+        left.append([nfe, f"{sampler}{_told(settings)}, {head}"])
         for name in names:
             columns[name].append(number(row[name], row[name].value) if name in row else "")
     firsts = [_first(records, name) for name in names]
@@ -69,6 +69,13 @@ def scores(records: Sequence[Record]) -> None:
     _print(left, list(columns.values()))
     for line in _how(firsts):
         console.print(line, style="dim", soft_wrap=True)
+
+
+def _told(settings: str) -> str:
+    """What a sampler was told besides its number of steps, as in ' (kappa=0.5, grid=listed)'."""
+    told = {name: value for name, value in json.loads(settings).items() if name != "steps"}
+    kinds = {name: value.get("kind", "...") if isinstance(value, dict) else value for name, value in told.items()}
+    return f" ({', '.join(f'{name}={value}' for name, value in kinds.items())})" if kinds else ""
 
 
 def _print(left: Sequence[Sequence[str]], columns: Sequence[Sequence[str]]) -> None:

@@ -57,6 +57,8 @@ def leaves_table(experiment: "Experiment", layers: Layers) -> None:
     typer.echo("")
     for head, horizon in experiment.horizons.items():
         typer.echo(f"head {head}: horizon {horizon} ({_MEANING[horizon]})")
+    for head in experiment.heads.keys() - experiment.horizons.keys():
+        typer.echo(f"head {head}: one number a sample")
     for name, share in experiment.composer().shares.items():
         rows = {"equal": "the rows with r = t", "rest": "the rows with r < t"}.get(share.rows)
         end = {"instant": "at r = t", "data": "at r = 0"}.get(share.end or "")

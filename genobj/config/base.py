@@ -150,7 +150,8 @@ def named(registry: "Registry[Any]", table: Any) -> Any:
 def problems(error: ValidationError) -> Iterator[tuple[str, str]]:
     """('optim.lr', 'Input should be greater than 0, got -1') for every mistake, however deep it is nested."""
     for mistake in error.errors(include_url=False):
-        where = ".".join(str(step) for step in mistake["loc"] if step != "[key]")
+        steps = [str(step) for step in mistake["loc"] if step != "[key]"]
+        where = ".".join(step for step in steps if not step.startswith(("constrained-", "literal[")))
         context = mistake.get("ctx", {})
         if mistake["type"] == "part":
             for inner, message in context["problems"]:

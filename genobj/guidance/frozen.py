@@ -7,10 +7,10 @@ leaves the target: the teacher is distilled at scale zeta, which for zeta = 1 is
 label and for data without labels too. Whatever the objective, its velocity and its tangent are then the teacher's.
 """
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genobj.guidance.base import TINY, Guidance
 from genobj.types import Draw, Passes, Samples, Weights
@@ -26,11 +26,21 @@ class FrozenGuidance(Guidance):
     omega: Annotated[float, Field(le=1)] = 1.0
     """Factor of the data's velocity; 0 distils the teacher at scale zeta (FACM), 1 - zeta with zeta > 1 goes beyond a
     teacher that is guided itself (UCGM's few-step training)."""
+    dropped: Literal["plain", "guided"] = "plain"
+    """Target of rows whose label was dropped: the plain velocity, or the formula with the null label. Where omega is 0
+    and nothing is typed here, guided: all that is learnt is the teacher's."""
     teacher: str = ""
     """Folder of the teacher, short for teacher.from (its average weights are used)."""
     told: Annotated[float, Field(ge=1)] | None = None
     """Scale that the teacher is told, if it was trained with guidance=fed: it then gives the guided velocity in one
     pass; unset: none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _distils_every_row(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("omega") == 0:
+            return {"dropped": "guided", **data}
+        return data
 
     @property
     def active(self) -> bool:

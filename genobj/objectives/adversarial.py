@@ -26,7 +26,6 @@ class Adversarial(OwnSamples):
     """Adversarial learning: a critic head on the trunk's features tells a head's jumps from data (one step)."""
 
     draws_noise: ClassVar[int] = 2
-    judges: ClassVar[bool] = True
     citations: ClassVar[tuple[str, ...]] = ("huang2024r3gan", "sauer2024ladd", "lin2025apt")
 
     head: str = "critic"

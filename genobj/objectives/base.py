@@ -28,14 +28,12 @@ class Objective(Config, abc.ABC):
     """Whether this wants a uniform random number per row, `draw.chance`."""
     draws_noise: ClassVar[int] = 0
     """How many further samples of noise this wants, `draw.noise`."""
-    groups: ClassVar[frozenset[str]] = frozenset()
-    """Groups of rows, `draw.groups`, that this asks the law of (t, r) for."""
     shares_times: ClassVar[bool] = False
     """Whether this compares rows that share their times, `draw.together` of them."""
     negative: ClassVar[bool] = False
     """Whether rows at negative times, which hold the model's own samples, mean something to this."""
-    judges: ClassVar[bool] = False
-    """Whether this asks for judgements (Passes.judge), which need the whole network on every device."""
+    backward: ClassVar[bool] = False
+    """Whether this asks the network at negative times, whatever the law of (t, r) draws."""
 
     weight: Annotated[Number, within(0.0)] = Constant()
     """Factor on this term (beta and 1 - beta in DuMo Eq. 9): a number or a schedule."""
@@ -51,8 +49,16 @@ class Objective(Config, abc.ABC):
         """The heads this objective trains and the horizon that it gives them."""
 
     @property
+    def groups(self) -> frozenset[str]:
+        """Groups of rows, `draw.groups`, that this asks the law of (t, r) for; parts of a batch have equal shares."""
+        return frozenset()
+
+    @property
     def scalars(self) -> Mapping[str, str]:
-        """Kinds of the scalar heads that this trains besides, by name."""
+        """Kinds of the scalar heads that this trains besides, by name; Passes.judge asks them.
+
+        A judgement needs the whole network on every device, and no recomputation.
+        """
         return {}
 
     @property

@@ -29,7 +29,7 @@ class DistributionMatching(OwnSamples):
     head: str = "fake"
     """Head that learns the velocity of the model's own samples."""
     real: Literal["online", "ema", "frozen"] = "online"
-    """Whose velocity stands for the data: the model's own, its average's, or a teacher's."""
+    """Whose velocity stands for the data: the model's own, its average's, or a teacher's (as it is, not guided)."""
 
     @property
     def trains(self) -> Mapping[str, Horizon]:

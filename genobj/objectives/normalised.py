@@ -12,7 +12,10 @@ from genobj.types import Draw, Losses, Passes, Samples, TimeTensor, over
 
 
 class NormalisedTangent(Tangent, abc.ABC):
-    """Subclasses say where u is pulled to, g: it learns u + size g / (||g|| + c), with weight 1 / size^2."""
+    """Subclasses say where u is pulled to, g: it learns u + size g / (||g|| + c), with weight 1 / size^2.
+
+    u in the target is that of the network which is differentiated (derivative.weights).
+    """
 
     floor: Annotated[float, Field(gt=0)] = 0.1
     """c, the length of g below which the pull fades."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from genobj.objectives.base import Objective
@@ -31,6 +31,8 @@ class OwnSamples(Objective, abc.ABC):
     draws_chance: ClassVar[bool] = True
     draws_noise: ClassVar[int] = 1
 
+    head: str
+    """Head that follows or judges the own samples."""
     generator: str = "u"
     """Head whose jumps to data are the own samples."""
     strength: Annotated[Number, within(0.0)] = Constant(value=0.1)
@@ -38,6 +40,12 @@ class OwnSamples(Objective, abc.ABC):
     factor of both losses."""
     noise: Levels = (0.02, 0.98)
     """Times s whose noise samples are given before they are looked at, uniform."""
+
+    @model_validator(mode="after")
+    def _two_heads(self) -> "OwnSamples":
+        if self.head == self.generator:
+            raise ValueError(f"head and generator are both {self.head!r}; type --heads v,u,NAME --objectives fm,cm,...")
+        return self
 
     @property
     def trains(self) -> Mapping[str, Horizon]:

@@ -39,7 +39,8 @@ class Ratio(Regression, abc.ABC):
     clamped: bool = False
     """Keep the times of that difference in [0, 1], which the path vp needs, and divide by what is left of 2e."""
     precision: Literal["float32", "autocast"] = "float32"
-    """Precision of the passes: a difference amplifies rounding."""
+    """Precision of the passes, since a difference amplifies rounding. float32 costs one more pass below ratio 1 where the
+    forward with gradients is in low precision: it has answered in that only."""
 
     @field_validator("ratio")
     @classmethod
@@ -92,7 +93,7 @@ class Ratio(Regression, abc.ABC):
 
         if ratio < 1:
             ahead, behind = here._replace(t=kept(here.t)), at(ratio * kept(here.t))
-            u = self.ask(passes, here)
+            u = self.ask(passes, here, precise=exact)
         else:
             ahead, behind = at(here.t + self.step), at(here.t - self.step)
             passes(ahead, behind, precise=exact)  # one batch; both are known from here on

@@ -1,9 +1,9 @@
 """Objectives that set the flow to the model's own samples, at times t < 0, against the flow to data (TwinFlow).
 
-    D = u(x_s, -s, -s) - u(x_s, s, s),    x_s at s ~ U(0, 1) on the path from x = sg( x_1 - u(x_1, 1, 0) ) to z''
+    D = u(x_s, -s, -s) - u(x_s, s, s),    x_s at s ~ U(0, 1) on the path from x = sg( x_1 - u(x_1, 1, 0) ) / b(0) to z''
 
 Both velocities are marginal ones, so that D is proportional to the difference of two scores, and to learn u - D
-is distribution matching with one network. Cheng et al., TwinFlow, arXiv 2512.05150. Paper to here: F_theta -> u.
+is distribution matching with one network; b(0) is the path's data_scale at data, 1 on most. Cheng et al., TwinFlow, arXiv 2512.05150. Paper to here: F_theta -> u.
 """
 
 import abc
@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from genobj.objectives.walk import Walk
-from genobj.types import Draw, Horizon, Passes, Point, Samples, TimeTensor
+from genobj.types import Draw, Horizon, Passes, Point, Samples, TimeTensor, over
 
 
 class SelfAdversarial(Walk, abc.ABC):
@@ -21,6 +21,7 @@ class SelfAdversarial(Walk, abc.ABC):
 
     horizon: ClassVar[Horizon] = "interval"
     negative: ClassVar[bool] = True
+    backward: ClassVar[bool] = True
     draws_chance: ClassVar[bool] = True
     citations: ClassVar[tuple[str, ...]] = ("cheng2025twinflow", "sun2025rcgm")
 
@@ -36,6 +37,10 @@ class SelfAdversarial(Walk, abc.ABC):
         """Where noise z is jumped from to data: t = 1, r = 0."""
         one = torch.ones_like(draw.t)
         return draw.point._replace(x_t=on_path(draw, 0 * z, z, one)[0], t=one, r=torch.zeros_like(one))
+
+    def landed(self, draw: Draw, x_1: Samples, u: Samples) -> Samples:
+        """Own samples: where the jumps u from x_1 land, in the size of data, shaped like x_1."""
+        return (x_1 - u) / over(draw.interpolant.data_scale(torch.zeros_like(draw.t)), u)
 
     def apart(self, x: Samples, draw: Draw, passes: Passes) -> Samples:
         """How far the fake flow's velocity lies from the real one's where own samples x are noised, shaped like x."""

@@ -25,7 +25,8 @@ class SlopePenalty(Config):
     sigma: Annotated[float, Field(gt=0)] = 0.01
     """Step of the differences that measure the slope."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.125
-    """Share of the rows, at the end of the batch, on which it is measured (at least one)."""
+    """Share of the rows, at the end of the batch or of each part of it (device, micro-batch), on which it is measured
+    (at least one): however it is rounded there, the penalty is unbiased."""
 
     def __call__(self, points: Sequence[Point], n: Samples, head: str, passes: Passes) -> Losses:
         """The penalty (batch,), summed over the points; in float32, as every difference. n: (batch, *shape) noise.

@@ -34,7 +34,6 @@ from genobj.types import Draw, Losses, Passes, Samples, TimeTensor, over
 class TwinFlow(SelfAdversarial):
     """TwinFlow: RCGM that also matches the flow to its own samples with that to data (one or a few steps)."""
 
-    groups: ClassVar[frozenset[str]] = frozenset({"e2e", "adv"})
     draws_noise: ClassVar[int] = 2
 
     distance: Annotated[Distance, Pick(DISTANCES, "barron")] = Barron()
@@ -42,12 +41,23 @@ class TwinFlow(SelfAdversarial):
     image_free: bool = False
     """Learn from the model's own samples in the place of data: with guidance=frozen guidance.omega=0, of a teacher."""
 
+    @property
+    def groups(self) -> frozenset[str]:
+        """Those that are treated in their own way."""
+        return frozenset({"e2e", "adv"} if self.order else {"e2e", "mul", "adv"})
+
+    def refusal(self, *, guided: bool) -> str | None:
+        """Own samples alone say nothing of the data."""
+        if self.image_free and not guided:
+            return "image_free learns from a teacher alone; type guidance=frozen guidance.omega=0"
+        return super().refusal(guided=guided)
+
     def prepare(self, draw: Draw, passes: Passes) -> Draw:
         """Own samples as data in the rows adv, or in all."""
         rows = slice(0, len(draw.t)) if self.image_free else _rows(draw, "adv")
         part = draw.part(rows)
         end = self.end(part, part.noise[0])
-        x = end.x_t - self.ask(passes, end)
+        x = self.landed(part, end.x_t, self.ask(passes, end))
         x_t, v = on_path(part, x, part.z, part.t.abs())
         x, x_t, v = (_put(*one) for one in ((draw.x, rows, x), (draw.x_t, rows, x_t), (draw.v_path, rows, v)))
         return draw._replace(x=x, x_t=x_t, v_t=v, v_path=v)
@@ -73,7 +83,7 @@ class TwinFlow(SelfAdversarial):
         rows, base = _rows(draw, "e2e"), super().loss(out, draw, passes)
         u, part = out[self.head][rows], draw.part(rows)
         with torch.no_grad():
-            better = u - self.bounded(self.apart(part.x_t - u, part, passes))
+            better = u - self.bounded(self.apart(self.landed(part, part.x_t, u), part, passes))
         share = len(draw.t) / max(len(u), 1)
         rectified = F.pad(share * self.rectify * self.distance(u, better), (rows.start, len(draw.t) - rows.stop))
         return self.importance(draw) * base + rectified

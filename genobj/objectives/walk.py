@@ -39,13 +39,13 @@ class Walk(Regression, abc.ABC):
 
     @property
     def networks(self) -> frozenset[Weights]:
-        """The network of the walk."""
-        return super().networks.union([self.weights])
+        """The network of the walk, where there is one."""
+        return super().networks.union([self.weights] if self.order else [])
 
     @property
     def precise(self) -> bool:
-        """As set."""
-        return super().precise or self.precision == "float32"
+        """As set for the walk, where there is one."""
+        return super().precise or (self.order > 0 and self.precision == "float32")
 
     def bounded(self, difference: Tensor) -> Tensor:
         """The difference between +-clamp."""

@@ -4,8 +4,9 @@
     L = d( u(x_t, -t, -t), v_t ) + rectify d( u, sg( u - D ) ) + d( u, u* )
 
 for the t of the draw, whatever r is: L_base is another objective on the same head, and `weight` the paper's lambda. The
-last term, u* of RCGM (objectives/walk.py) along the draw's velocity, is that of the authors' tutorial, which is
---objectives rcgm@u,fm@u,twin@u with objectives.fm.rows=all. objectives/twin_flow.py shares out the batch instead.
+last term, u* of RCGM (objectives/walk.py) along the velocity at t = 1 of the draw's pair, is that of the authors'
+tutorial, which is --objectives rcgm@u,fm@u,twin@u with objectives.fm.rows=all; guidance is that of the draw's point, as
+there. objectives/twin_flow.py shares out the batch instead.
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ class WholeTwinFlow(SelfAdversarial):
     """TwinFlow's terms on every row, beside any objective of average velocities: two more forwards with gradients."""
 
     anchored: ClassVar[bool] = False
+    negative: ClassVar[bool] = False
     draws_noise: ClassVar[int] = 1
 
     def target(self, draw: Draw, passes: Passes) -> Samples:
@@ -35,11 +37,12 @@ class WholeTwinFlow(SelfAdversarial):
         ahead = passes.learn(end)
         u = ahead[self.head]
         with torch.no_grad():
-            x, past = end.x_t - u, -draw.t
+            x, past = self.landed(draw, end.x_t, u), -draw.t
             better = u - self.apart(x, draw, passes)
             x_t, v = on_path(draw, x, draw.z, draw.t)
         fake = passes.learn(draw.point._replace(x_t=x_t, t=past, r=past))[self.head]
         losses = self.distance(fake, v) + self.rectify * self.distance(u, better)
         if not self.order:
             return losses
-        return losses + super().loss(ahead, draw._replace(x_t=end.x_t, t=end.t, r=end.r, equal=0), passes)
+        v_t = draw.v_t + (on_path(draw, draw.x, draw.z, end.t)[1] - draw.v_path)
+        return losses + super().loss(ahead, draw._replace(x_t=end.x_t, t=end.t, r=end.r, v_t=v_t, equal=0), passes)

@@ -3,10 +3,15 @@
 import abc
 from typing import Annotated
 
+import torch
 from pydantic import Field
 
 from genobj.config.base import Config
 from genobj.types import Samples, TimeTensor, over
+
+
+_HALVINGS = 60
+"""A time is found to 2^-60."""
 
 
 class Path(Config, abc.ABC):
@@ -30,6 +35,24 @@ class Path(Config, abc.ABC):
     @abc.abstractmethod
     def data_rate(self, t: TimeTensor) -> TimeTensor:
         """d/dt of data_scale, shape (batch,)."""
+
+    @property
+    def noise_size(self) -> float:
+        """Standard deviation of what this path takes for pure noise, where z has 1."""
+        return 1.0
+
+    def at_level(self, sigma: float) -> float:
+        """Time in [0, 1] of the noise level sigma > 0, that is noise_scale / data_scale, which grows with time.
+
+        Levels below those of the path lie at t = 0, levels above at t = 1. Here by bisection in float64.
+        """
+        low, high = 0.0, 1.0
+        for _ in range(_HALVINGS):
+            t = (low + high) / 2
+            time = torch.tensor([t], dtype=torch.float64)
+            below = (self.noise_scale(time) < sigma * self.data_scale(time)).item()
+            low, high = (t, high) if below else (low, t)
+        return low
 
     def noise_target(self, t: TimeTensor) -> TimeTensor:
         """Factor of z in what a network of UCGM says on this path, noise_target z + data_target x, shape (batch,).

@@ -4,6 +4,7 @@ Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models
 is linear in t as UCGM (arXiv 2505.07447) has it, and the state x + sigma z is divided by sqrt(sigma^2 + sigma_data^2).
 """
 
+import math
 from typing import Annotated, ClassVar, final
 
 import torch
@@ -12,7 +13,7 @@ from pydantic import Field
 from genobj.paths.base import Path
 from genobj.types import TimeTensor
 
-_RATE = 4 * 2.68
+_RATE, _START = 4 * 2.68, 4 * 1.59
 """d log sigma / dt: sigma runs from 0.0017 at t = 0 to 78 at t = 1."""
 
 
@@ -45,6 +46,10 @@ class EDM(Path):
         """Derivative of 1 / q: -sigma sigma' / q^3."""
         return -_RATE * _sigma(t).square() * self.data_scale(t) ** 3
 
+    def at_level(self, sigma: float) -> float:
+        """The inverse of sigma(t), between its ends."""
+        return min(max((math.log(sigma) + _START) / _RATE, 0.0), 1.0)
+
     def noise_target(self, t: TimeTensor) -> TimeTensor:
         """-sigma_data / q: the network says what is inside EDM's preconditioning."""
         return -self.sigma_data * self.data_scale(t)
@@ -56,4 +61,4 @@ class EDM(Path):
 
 def _sigma(t: TimeTensor) -> TimeTensor:
     """Noise level at t, shape (batch,)."""
-    return torch.exp(_RATE * t - 4 * 1.59)
+    return torch.exp(_RATE * t - _START)

@@ -48,6 +48,16 @@ class Linear(Path):
         """Derivative of 1 - t: -1."""
         return -torch.ones_like(t)
 
+    @property
+    def noise_size(self) -> float:
+        """noise_std."""
+        return 1.0 if self.noise_std is None else self.noise_std
+
+    def at_level(self, sigma: float) -> float:
+        """sigma / (1 + sigma), sigma in units of noise_std and without sigma_min."""
+        level = max(sigma / self.noise_size - self.sigma_min, 0.0)
+        return level / (1 + level)
+
     def velocity(self, x: Samples, z: Samples, t: TimeTensor) -> Samples:
         """z - x whatever t, but for the three settings."""
         z = self._scaled(z)

@@ -42,6 +42,10 @@ class Trig(Path):
         """Derivative of the cosine."""
         return -self._quarter * (self._quarter * t).sin()
 
+    def at_level(self, sigma: float) -> float:
+        """2 / pi arctan(sigma)."""
+        return min(math.atan(sigma) / self._quarter, 1.0)
+
     def noise_target(self, t: TimeTensor) -> TimeTensor:
         """cos, or 1."""
         return torch.ones_like(t) if self.target else self.data_scale(t)

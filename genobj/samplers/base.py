@@ -217,7 +217,7 @@ class Sampler(Config, abc.ABC):
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         flow = self.flow(net, y, path, null, z.dtype)
         draw: Noise = noise or (lambda i: torch.randn_like(z))
-        times = self.grid.times(self.steps)
+        times = self.grid.along(path, self.steps)
         states = [self.start(flow, z, times[0])]
         for i, (t, r) in enumerate(pairwise(times)):
             x_r = self.step(flow, states[-1], t, r, partial(draw, i))

@@ -29,7 +29,7 @@ class EDMHeun(Sampler):
     steps: Annotated[int, Field(ge=1)] = 18
     """Number of steps."""
     grid: Annotated[Grid, Pick(GRIDS, "karras")] = Karras()
-    """Times between the steps; the first one must have some data in it, so that sigma is finite."""
+    """Times between the steps, karras: where the path has EDM's noise levels. Sigma must be finite at the first one."""
 
     @property
     def answers(self) -> tuple[Horizon, ...]:

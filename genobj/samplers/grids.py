@@ -8,8 +8,11 @@ import torch
 from pydantic import Field, model_validator
 
 from genobj.config.base import Config
+from genobj.paths.base import Path
+from genobj.paths.linear import Linear
 
 Gap = Annotated[float, Field(ge=0, lt=1)]
+_STRAIGHT = Linear()
 
 
 class Grid(Config, abc.ABC):
@@ -17,7 +20,11 @@ class Grid(Config, abc.ABC):
 
     @abc.abstractmethod
     def times(self, steps: int) -> list[float]:
-        """Decreasing times in [0, 1], steps + 1 of them, the last one 0."""
+        """Decreasing times in [0, 1], steps + 1 of them, the last one 0; grids of noise levels: on the linear path."""
+
+    def along(self, path: Path, steps: int) -> list[float]:
+        """The times on this path, which settles those of noise levels; levels that it lacks lie at its ends."""
+        return self.times(steps)
 
     @property
     def rest(self) -> float:
@@ -41,7 +48,7 @@ class Uniform(Grid):
 
 @final
 class Karras(Grid):
-    """EDM's grid in sigma (rho = 7), as t = sigma / (1 + sigma) on the linear path."""
+    """EDM's grid in sigma (rho = 7), at the times where the path has these noise levels."""
 
     citations: ClassVar[tuple[str, ...]] = ("karras2022edm",)
 
@@ -59,10 +66,14 @@ class Karras(Grid):
         return self
 
     def times(self, steps: int) -> list[float]:
+        """sigma / (1 + sigma), then 0."""
+        return self.along(_STRAIGHT, steps)
+
+    def along(self, path: Path, steps: int) -> list[float]:
         """Karras et al., arXiv 2206.00364, Eq. (5), then 0; one step starts at sigma_max."""
         high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         sigmas = [(high + i / max(steps - 1, 1) * (low - high)) ** self.rho for i in range(steps)]
-        return [sigma / (1 + sigma) for sigma in sigmas] + [0.0]
+        return [*map(path.at_level, sigmas), 0.0]
 
 
 @final
@@ -131,24 +142,34 @@ class Shifted(Grid):
 
 @final
 class Listed(Grid):
-    """Times given one by one."""
+    """Times, or noise levels, given one by one."""
 
     points: tuple[float, ...] = (1.0,)
     """Decreasing times in (0, 1], one a step; the final 0 may be left out."""
+    sigmas: tuple[float, ...] | None = None
+    """Decreasing noise levels in the place of times, which are then where the path has them; unset: points."""
 
     @model_validator(mode="after")
     def _decreasing(self) -> "Listed":
-        points = self._with_zero()
-        if len(points) < 2 or points[0] > 1 or any(a <= b for a, b in pairwise(points)):
-            raise ValueError(f"points must decrease from at most 1 towards 0, got {list(self.points)}")
+        if self.sigmas is not None and self.points != (1.0,):
+            raise ValueError("points are times and sigmas noise levels of the same steps: type one of the two")
+        places = self._with_zero()
+        if len(places) < 2 or any(a <= b for a, b in pairwise(places)) or (self.sigmas is None and places[0] > 1):
+            given = f"points must decrease from at most 1 towards 0, got {list(self.points)}"
+            raise ValueError(given if self.sigmas is None else f"sigmas must decrease towards 0, got {places[:-1]}")
         return self
 
     def times(self, steps: int) -> list[float]:
         """The points and 0; ValueError if there are more or fewer than `steps`."""
-        points = self._with_zero()
-        if len(points) != steps + 1:
-            raise ValueError(f"{steps} steps do not fit {len(points) - 1} listed times: type steps={len(points) - 1}")
-        return points
+        return self.along(_STRAIGHT, steps)
+
+    def along(self, path: Path, steps: int) -> list[float]:
+        """The points, or the times of the levels, and 0; ValueError if there are more or fewer than `steps`."""
+        places = self._with_zero()
+        if len(places) != steps + 1:
+            raise ValueError(f"{steps} steps do not fit {len(places) - 1} listed times: type steps={len(places) - 1}")
+        return places if self.sigmas is None else [*map(path.at_level, places[:-1]), 0.0]
 
     def _with_zero(self) -> list[float]:
-        return [*self.points] if self.points[-1:] == (0.0,) else [*self.points, 0.0]
+        given = self.points if self.sigmas is None else self.sigmas
+        return [*given] if given[-1:] == (0.0,) else [*given, 0.0]

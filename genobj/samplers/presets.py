@@ -1,8 +1,8 @@
 """Published settings of samplers under names of their own: one table, which imports no torch.
 
 `ect-2` stands for the sampler restart with the settings below; `restart-ect-2` is its name in full. Other settings may
-be changed as ever. Times that are noise levels sigma in the papers stand here as t = sigma / (1 + sigma), as is right
-on the linear path; a walk starts at noise_scale(t) z there, which is the papers' sigma z.
+be changed as ever. Noise levels sigma of the papers stand here as such: the path says at which time it has them. A walk
+starts at noise_scale(t) z there, which is the papers' sigma z at the size of the state.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class Preset(NamedTuple):
 
 def _levels(*sigmas: float) -> dict[str, Any]:
     """Steps that start at these noise levels."""
-    return {"steps": len(sigmas), "grid": {"kind": "listed", "points": [sigma / (1 + sigma) for sigma in sigmas]}}
+    return {"steps": len(sigmas), "grid": {"kind": "listed", "sigmas": list(sigmas)}}
 
 
 def _warped(first: float, last: float, a: float = 1.0, b: float = 1.0, c: float = 1.0) -> dict[str, Any]:

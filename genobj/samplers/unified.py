@@ -5,8 +5,8 @@ time (their gamma and alpha are data_scale and noise_scale here, their rho is ka
 
     x_r = data_scale(r) x_hat + noise_scale(r) (sqrt(1 - kappa) z_hat + sqrt(kappa) eps).
 
-The samples are the last x_hat as the network gave it. A walk starts at pure noise, whatever the first time, and its
-states are float64; the network is asked in its own precision.
+The samples are the last x_hat as the network gave it. A walk starts at pure noise of the path's size, whatever the
+first time, and its states are float64; the network is asked in its own precision.
 """
 
 import math
@@ -39,7 +39,8 @@ class Unified(Sampler):
     """Target time that a head is told: data (few: heads that jump to data), the time itself (mul: velocity heads) or
     the next time (any: flow maps)."""
     kappa: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 1.0
-    """Share of fresh noise in the variance; auto: |r - t| 2 noise_scale(t) / noise_scale(r)^2, at most 1."""
+    """Share of fresh noise in the variance; auto: |r - t| 2 noise_scale(t) / noise_scale(r)^2, at most 1,
+    where noise has size 1."""
     frozen: bool = True
     """Whether auto is worked out in the first step only, as the public code does, and not in every step anew."""
     extrapolation: Annotated[float, Field(ge=0)] = 0.0
@@ -77,7 +78,7 @@ class Unified(Sampler):
 
     def start(self, flow: Flow, z: Samples, t: float) -> Samples:
         """Noise, in float64."""
-        return z.to(torch.float64)
+        return z.to(torch.float64) * flow.path.noise_size
 
     def end(self, flow: Flow, x_0: Samples) -> Samples:
         """The last x_hat as it came."""
@@ -117,7 +118,7 @@ class Unified(Sampler):
         if self.kappa != "auto":
             return self.kappa
         if self.frozen:
-            t, r = next(pairwise(self.grid.times(self.steps)))
-        noise_t, noise_r = flow.scales(t)[0], flow.scales(r)[0]
+            t, r = next(pairwise(self.grid.along(flow.path, self.steps)))
+        noise_t, noise_r = (flow.scales(time)[0] / flow.path.noise_size for time in (t, r))
         share = math.sqrt(abs(r - t)) * math.sqrt(2 * noise_t) / noise_r if noise_r else 1.0
         return min(share * share, 1.0)

@@ -36,13 +36,27 @@ class Pairs(Config, abc.ABC):
     own_times: ClassVar[bool] = False
     """Whether t does not follow the experiment's law of times."""
 
-    negative: ClassVar[bool] = False
-    """Whether some rows lie at negative times, r = t < 0: for the model's own samples in the place of data."""
+    mixes: ClassVar[bool] = True
+    """Whether an equal share can be mixed in."""
+
+    def at(self, progress: float) -> "Pairs":
+        """The law after this share of the run, progress in [0, 1]: with its own laws of times at that moment."""
+        laws = {name: value for name, value in self if isinstance(value, Times)}
+        moved = {name: law.at(progress) for name, law in laws.items()}
+        return self if moved == laws else self.model_copy(update=moved)
 
     @property
     def anchors(self) -> bool:
         """Whether some rows have r = t."""
         return self.equal_share > 0
+
+    @property
+    def negative(self) -> str | None:
+        """The group at negative times, r = t < 0, for the model's own samples in the place of data; None: no such rows.
+
+        Some objective has to ask for it.
+        """
+        return None
 
     @property
     def gap(self) -> float:

@@ -22,7 +22,7 @@ class Twin(Pairs):
     """Row groups of TwinFlow: jumps from noise to data, velocities, any jumps, own samples at negative times."""
 
     citations: ClassVar[tuple[str, ...]] = ("cheng2025twinflow",)
-    negative: ClassVar[bool] = True
+    mixes: ClassVar[bool] = False
 
     e2e: Part = 1.0
     """Relative number of rows with t = 1, r = 0: the one-step map. These and adv are what the paper's lambda sets."""
@@ -51,9 +51,9 @@ class Twin(Pairs):
         return {name: share for name, share in named.items() if share}
 
     @property
-    def anchors(self) -> bool:
-        """Whether there are rows of the velocity itself, or of what is within a share `near` of it."""
-        return self.mul > 0
+    def negative(self) -> str | None:
+        """The rows adv, if there are some."""
+        return "adv" if self.adv else None
 
     def groups(self, batch: int) -> dict[str, range]:
         """Rows of each group that has a share."""

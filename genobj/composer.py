@@ -127,7 +127,6 @@ class Composer:
 
     def _rows_refusal(self, objective: Objective) -> str | None:
         """Why the law of (t, r) does not make the rows that an objective is about, or None."""
-        law = PAIRS.name_of(type(self.pairs))
         if missing := objective.groups - self.pairs.groups(64).keys():
             shares = " ".join(f"pairs.{group}=1" for group in sorted(missing) if group in type(self.pairs).model_fields)
             makes = _typed(lambda pairs: missing <= pairs.groups(64).keys())
@@ -137,7 +136,7 @@ class Composer:
         if self._own_rows and not objective.negative:
             asking = [name for name, other in self.objectives.items() if other.groups]
             instead = f"leave it or {asking[0]} out, which needs them" if asking else f"type pairs.{self._own_rows}=0"
-            return f": pairs={law} has rows at negative times, which mean nothing to it; {instead}"
+            return f": pairs has rows at negative times, {self._own_rows}, which mean nothing to it; {instead}"
         return None
 
     @property

@@ -267,7 +267,9 @@ class Experiment(Config):
         if (signed or backward) and self.reading in ("edm", "ddpm"):
             return f"reading={self.reading} knows no negative times; leave it out"
         if backward and (foreign := reading(self.reading, self.path)) and not foreign.even:
-            return f"reading={self.reading} knows no negative times on this path; type path=linear, or leave reading out"
+            return (
+                f"reading={self.reading} knows no negative times on this path; type path=linear, or leave reading out"
+            )
         if not signed:
             return None
         if negative or "trunk" in (head.r_in for head in self.heads.values()):

@@ -17,6 +17,7 @@ from genobj.objectives.adversarial import Adversarial
 from genobj.objectives.slopes import SlopePenalty
 from genobj.parts import BACKBONES
 from genobj.passes import StepPasses
+from genobj.paths.edm import EDM
 from genobj.paths.linear import Linear
 from genobj.paths.trig import Trig
 from genobj.run import Run
@@ -177,9 +178,9 @@ class TestWhoLearns:
         assert w.grad.any()
 
     def test_on_other_paths_a_jump_lands_on_data(self) -> None:
-        for path in (Linear(), Trig()):
+        for path in (Linear(), Trig(), EDM()):  # the last has states of twice the data's size at t = 0
             draw = draw_of(path=path)
-            start = path.point(draw.x, draw.z, torch.zeros_like(draw.t))
+            start = path.data_scale(torch.zeros_like(draw.t))[:, None] * draw.x
             u = (draw.x_t - start) / draw.t[:, None]
             found = Adversarial().jumps({"u": u}, draw)
             torch.testing.assert_close(found, draw.x, rtol=1e-6, atol=1e-6)

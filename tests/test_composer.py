@@ -429,10 +429,14 @@ class Own(Regression):
     horizon: ClassVar[Horizon] = "interval"
     negative: ClassVar[bool] = True
     draws_noise: ClassVar[int] = 2
-    groups: ClassVar[frozenset[str]] = frozenset({"own"})
 
     head: str = "w"
     """Head."""
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """One."""
+        return frozenset({"own"})
 
     def prepare(self, draw: Draw, passes: Passes) -> Draw:
         """Noise as data in the rows of the group, after one pass over them."""
@@ -456,7 +460,10 @@ class Own(Regression):
 class Halves(Pairs):
     """The second half of the batch holds own samples, at negative times."""
 
-    negative: ClassVar[bool] = True
+    @property
+    def negative(self) -> str:
+        """That half."""
+        return "own"
 
     def groups(self, batch: int) -> dict[str, range]:
         """One group."""
@@ -509,7 +516,11 @@ class TestGroupsOfRows:
             composer.draw(torch.randn(6, 2), None, torch.Generator(), part=0, parts=2)
 
     def test_objectives_that_know_no_negative_times_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="negative times, which mean nothing to it; type pairs=below"):
+        with pytest.raises(ValueError, match="negative times, own, which mean nothing to it; leave it or own out"):
             Composer(Linear(), Uniform(), Halves(), {"own": Own(), "cm": OBJECTIVES.get("cm")()}, NoGuidance())
+        with pytest.raises(ValueError, match=r"negative times, own, which mean nothing to it; type pairs\.own=0"):
+            Composer(Linear(), Uniform(), Halves(), {"mf": OBJECTIVES.get("mf")()}, NoGuidance())
+        with pytest.raises(ValueError, match=r"rows own for .* which nothing puts there; type pairs\.own=0"):
+            Composer(Linear(), Uniform(), Halves(), {"rcgm": OBJECTIVES.get("rcgm")()}, NoGuidance())
         with pytest.raises(ValueError, match="rows that are made for own"):
             Composer(Linear(), Uniform(), Below(), {"own": Own()}, NoGuidance())

@@ -160,6 +160,22 @@ class TestFormula:
         if omega == 0:  # distilled at scale zeta: the data's velocity does not enter
             torch.testing.assert_close(got, free + zeta * (given - free))
 
+    def test_distilling_every_row_learns_from_the_teacher(self) -> None:
+        """Without the data's velocity in the target, rows that lost their label learn the teacher's null too."""
+        gone = torch.arange(7) % 2 == 0
+        draw = _draw(T, y=torch.arange(7).masked_fill(gone, NULL), dropped=gone)
+        assert draw.y is not None
+        distilled = FrozenGuidance.model_validate({"omega": 0, "zeta": 1.5})
+        given, free = _v(draw, draw.y[:, None], 2.0), _v(draw, NULL, 2.0)
+        torch.testing.assert_close(_guided(distilled, draw, frozen=Labelled(2.0)), free + 1.5 * (given - free))
+        again = FrozenGuidance.model_validate(distilled.model_dump(mode="json"))
+        assert (distilled.dropped, again) == ("guided", distilled)
+        plain = FrozenGuidance(omega=0.0, dropped="plain")
+        assert torch.equal(_guided(plain, draw, frozen=Labelled(2.0))[gone], draw.v_path[gone])
+        assert FrozenGuidance(omega=0.5).dropped == FrozenGuidance().dropped == "plain"
+        typed, _ = resolve("dumo-digits", overrides=["guidance=frozen", "guidance.omega=0", "teacher.from=x"])
+        assert typed.guidance.dropped == "guided"
+
     def test_only_the_unconditional_velocity_needs_labels(self) -> None:
         assert SelfGuidance().needs_labels
         assert MeanFlowGuidance(omega=0.5, kappa=0.5).needs_labels

@@ -14,12 +14,18 @@ from torch import Tensor
 from genobj.cli.main import run
 from genobj.experiment import Experiment
 from genobj.parts import PATHS
+from genobj.paths.linear import Linear
+from genobj.paths.trig import Trig
 from genobj.run import Run
 from genobj.samplers.likelihood import Divergence, bits_per_dim, dequantised, log_likelihood
 from genobj.testing import GaussianFlow
 from genobj.types import Horizon
 
 STD = 0.5
+CURVES = {name: PATHS.get(name)() for name in PATHS.names()} | {
+    "half": Linear(noise_std=0.5),
+    "quarter": Trig(quarter=1.57),
+}
 EXACT = Divergence(rtol=1e-8, atol=1e-8)
 
 
@@ -33,9 +39,9 @@ def samples(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("method", ["rk45", "dop853", "dopri5"])
-@pytest.mark.parametrize("path", PATHS.names())
+@pytest.mark.parametrize("path", CURVES)
 def test_the_density_of_a_gaussian_is_found(path: str, method: Any) -> None:
-    net, x = GaussianFlow(PATHS.get(path)(), STD, ("v",)), samples(16, 2)
+    net, x = GaussianFlow(CURVES[path], STD, ("v",)), samples(16, 2)
     found = log_likelihood(net, x, path=net.path, how=EXACT.model_copy(update={"method": method}))
     # the edm path has 1 % of the data in its noise and a trace of noise in its data
     torch.testing.assert_close(found.nats, density(x), rtol=0, atol=1e-4 if path == "edm" else 1e-5)

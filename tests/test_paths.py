@@ -1,11 +1,13 @@
 """Paths: ends, rates against automatic differentiation, and the way back from (x_t, v_t) to (x, z)."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from genobj.parts import PATHS
+from genobj.paths.base import Path
 from genobj.paths.edm import EDM
 from genobj.paths.linear import Linear
 from genobj.paths.random import Random
@@ -41,23 +43,39 @@ def test_the_edm_rates_are_those_of_ucgm():
     torch.testing.assert_close(EDM().data_rate(INNER), -10.72 * s**2 / q**3)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        *(PATHS.get(name)() for name in NAMES),
-        VP(offset=0.0),
-        EDM(sigma_data=1.0),
-        Trig(quarter=1.57),
-        Linear(noise_std=0.5, sigma_min=0.1),
-    ],
-    ids=repr,
-)
+CURVES = [
+    *(PATHS.get(name)() for name in NAMES),
+    VP(offset=0.0),
+    EDM(sigma_data=1.0),
+    Trig(quarter=1.57),
+    Linear(noise_std=0.5, sigma_min=0.1),
+]
+
+
+@pytest.mark.parametrize("path", CURVES, ids=repr)
 @pytest.mark.parametrize("which", ["noise", "data"])
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # inside torch's own forward mode
 def test_rates_are_derivatives(path, which):
     scale, rate = getattr(path, f"{which}_scale"), getattr(path, f"{which}_rate")
     _, derivative = torch.func.jvp(scale, (INNER,), (torch.ones_like(INNER),))
     torch.testing.assert_close(rate(INNER), derivative, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", CURVES, ids=repr)
+def test_a_time_is_found_by_its_noise_level(path):
+    level = path.noise_scale(INNER) / path.data_scale(INNER)
+    for at_level in (path.at_level, partial(Path.at_level, path)):  # in closed form, where there is one, and by search
+        found = torch.tensor([at_level(sigma) for sigma in level[::10].tolist()], dtype=torch.float64)
+        torch.testing.assert_close(found, INNER[::10], rtol=1e-10, atol=1e-12)
+        assert 0 <= at_level(1e-12) < 1e-10
+        assert 1 - 1e-10 < at_level(1e12) <= 1
+
+
+def test_pure_noise_has_the_size_of_the_path():
+    for path in CURVES:
+        size = path.noise_scale(torch.ones(1, dtype=torch.float64)).item()
+        assert path.noise_size == pytest.approx(size, rel=1e-4)
+    assert Linear(noise_std=0.5).noise_size == 0.5
 
 
 @pytest.mark.parametrize("name", ["trig", "vp"])

@@ -11,9 +11,13 @@ from genobj import seeds
 from genobj.composer import Composer
 from genobj.cost import measure
 from genobj.experiment import Experiment
+from genobj.guidance.frozen import FrozenGuidance
 from genobj.guidance.mean_flow import MeanFlowGuidance
+from genobj.guidance.none import NoGuidance
 from genobj.objectives.any_step import AnyStep
+from genobj.objectives.flow_matching import FlowMatching
 from genobj.objectives.mean_flow import MeanFlow
+from genobj.objectives.split_mean_flow import SplitMeanFlow
 from genobj.objectives.twin_flow import TwinFlow
 from genobj.objectives.whole_twin_flow import WholeTwinFlow
 from genobj.parts import PATHS
@@ -28,17 +32,23 @@ from genobj.types import Draw, over
 ROWS = 120
 
 
-class BothWays(GaussianFlow):
-    """The flow at negative times is that at positive ones: own samples are the data's."""
+class TwoFlows(GaussianFlow):
+    """The flow to data of one size at times t > 0, to own samples of size `fake` at t < 0 and in jumps to r = 0."""
+
+    def __init__(self, path: str = "linear", std: float = 0.4, fake: float = 0.4):
+        super().__init__(PATHS.get(path)(), std, ("w",))
+        self.fake = GaussianFlow(self.path, fake, ("w",))
 
     def __call__(
         self, x_t: Tensor, t: Tensor, *, r: Tensor | None = None, y: Tensor | None = None, g: Tensor | None = None
     ) -> dict[str, Tensor]:
-        return super().__call__(x_t, t.abs(), r=None if r is None else r.abs(), y=y)
+        r = t if r is None else r
+        own, real = self.fake(x_t, t.abs(), r=r.abs())["w"], super().__call__(x_t, t.abs(), r=r.abs())["w"]
+        return {"w": torch.where(over((t < 0) | ((r == 0) & (t > 0)), x_t), own, real)}
 
 
-def _flow(path: str = "linear", std: float = 0.4) -> BothWays:
-    return BothWays(PATHS.get(path)(), std, ("w",))
+def _flow(path: str = "linear", std: float = 0.4) -> TwoFlows:
+    return TwoFlows(path, std, std)
 
 
 def _draw(net: GaussianFlow, equal: int = 0) -> Draw:
@@ -118,7 +128,7 @@ class TestAnyStep:
 
 
 def _twin_draw(net: GaussianFlow, objective: TwinFlow, passes: StepPasses) -> Draw:
-    """A draw of pairs=twin after prepare, with the marginal velocity in all rows."""
+    """A draw of pairs=twin after prepare."""
     t, r = Twin().sample(Uniform(), ROWS, seeds.generator(0))
     t, r = t.double(), r.double()
     x, z, *noise = torch.randn(4, ROWS, 3, dtype=torch.float64)
@@ -126,58 +136,93 @@ def _twin_draw(net: GaussianFlow, objective: TwinFlow, passes: StepPasses) -> Dr
     x, chance = net.std * x, torch.rand(ROWS)
     x_t, v = net.path.point(x, z, t.abs()), net.path.velocity(x, z, t.abs())
     draw = Draw(x, z, t, r, x_t, v, v, noise=tuple(noise), chance=chance, groups=groups, path=net.path)
-    draw = objective.prepare(draw, passes)
-    return draw._replace(v_t=net.velocity(draw.x_t, t.abs()))
+    return objective.prepare(draw, passes)
+
+
+def _rows(draw: Draw, group: str) -> slice:
+    assert draw.groups is not None
+    return draw.groups[group]
+
+
+def _differ(net: TwoFlows, x: Tensor, z: Tensor, s: Tensor) -> Tensor:
+    """The fake flow's velocity less the real one's at own samples x under noise z, from the closed forms."""
+    x_s = over(net.path.noise_scale(s), z) * z + over(net.path.data_scale(s), x) * x
+    return net.fake.velocity(x_s, s) - net.velocity(x_s, s)
+
+
+SCALES = ["linear", "trig", "vp", "edm"]
 
 
 class TestTwinFlow:
     @pytest.mark.parametrize("path", ["linear", "trig"])
-    def test_it_vanishes_to_first_order_where_own_samples_are_the_data(self, path: str) -> None:
+    def test_jumps_vanish_to_first_order_where_own_samples_are_the_data(self, path: str) -> None:
         net, errors = _flow(path), []
         passes = StepPasses({"online": net, "ema": net}, ROWS)
         draw = _twin_draw(net, TwinFlow(head="w"), passes)
+        draw = draw._replace(v_t=net.velocity(draw.x_t, draw.t.abs()))  # the marginal one
         u = passes.main(draw.point)["w"]
         for delta in (0.002, 0.001):
-            objective = TwinFlow(head="w", delta=delta)
-            far = (draw.t - draw.r > 0.002) | (draw.t < 0)
-            errors.append((u - objective.target(draw, passes))[far].abs().max().item())
-            rows = draw.groups["e2e"] if draw.groups else slice(0)
-            part = draw.part(rows)
-            assert objective.apart(part.x_t - u[rows], part, passes).abs().max() < 1e-12
-            assert (u - draw.v_t)[draw.t < 0].abs().max() < 1e-12
+            target = TwinFlow(head="w", delta=delta).target(draw, passes)
+            errors.append((u - target)[draw.t - draw.r > 0.002].abs().max().item())
         assert errors[0] < 0.02
         assert abs(_slopes(errors)[0] - 1) < 0.3, errors
 
-    def test_own_samples_are_those_of_the_jump_and_take_the_place_of_data(self) -> None:
-        net, objective = _flow(), TwinFlow(head="w")
+    @pytest.mark.parametrize("path", SCALES)
+    def test_own_samples_are_those_of_the_jump_and_take_the_place_of_data(self, path: str) -> None:
+        """The jump from noise lands on data_scale(0) times a sample; own samples have the size of data."""
+        net, objective = TwoFlows(path, std=0.4, fake=0.3), TwinFlow(head="w")
         passes = StepPasses({"online": net, "ema": net}, ROWS)
         draw = _twin_draw(net, objective, passes)
-        own = draw.groups["adv"] if draw.groups else slice(0)
-        torch.testing.assert_close(draw.x[own], net.std * draw.noise[0][own])
-        torch.testing.assert_close(draw.x_t[own], net.path.point(draw.x[own], draw.z[own], draw.t[own].abs()))
+        adv, path_of, ends = _rows(draw, "adv"), net.path, torch.tensor([0.0, 1.0], dtype=torch.float64)
+        (start, end), noise, data = net.fake.scale(ends), path_of.noise_scale(ends)[1], path_of.data_scale(ends)[0]
+        own, z, place = start / end * noise / data * draw.noise[0][adv], draw.z[adv], draw.t[adv].abs()
+        torch.testing.assert_close(draw.x[adv], own)
+        assert (own.square().mean() / draw.noise[0][adv].square().mean()).sqrt().item() == pytest.approx(0.3, rel=2e-3)
+        torch.testing.assert_close(draw.x_t[adv], path_of.point(own, z, place))
+        torch.testing.assert_close(draw.v_t[adv], path_of.velocity(own, z, place))
+        torch.testing.assert_close(draw.v_path[adv], draw.v_t[adv])
+        rest = slice(0, adv.start)
+        torch.testing.assert_close(draw.v_t[rest], path_of.velocity(draw.x[rest], draw.z[rest], draw.t[rest]))
         assert passes.count.without_gradient == 0.25
         free = TwinFlow(head="w", image_free=True)
         draw = _twin_draw(net, free, StepPasses({"online": net}, ROWS))
-        torch.testing.assert_close(draw.x, net.std * draw.noise[0])
+        torch.testing.assert_close(draw.x, start / end * noise / data * draw.noise[0])
+
+    @pytest.mark.parametrize("path", SCALES)
+    def test_the_flows_are_compared_at_their_own_times(self, path: str) -> None:
+        net, objective = TwoFlows(path, std=0.4, fake=0.8), TwinFlow(head="w")
+        passes = StepPasses({"online": net, "ema": net}, ROWS)
+        draw = _twin_draw(net, objective, passes)
+        x, s = torch.randn(ROWS, 3, dtype=torch.float64), draw.chance
+        assert s is not None
+        expected = _differ(net, x, draw.noise[1], s.double())
+        assert expected.abs().mean() > 0.05
+        torch.testing.assert_close(objective.apart(x, draw, passes), expected)
+
+    @pytest.mark.parametrize("path", SCALES)
+    def test_the_rectification_is_that_difference_at_own_samples(self, path: str) -> None:
+        net, objective = TwoFlows(path, std=0.4, fake=0.8), TwinFlow(head="w", rectify=1)
+        passes = StepPasses({"online": net, "ema": net}, ROWS)
+        draw = _twin_draw(net, objective, passes)
+        out = passes.main(draw.point)
+        plain = TwinFlow(head="w", rectify=0).loss(out, draw, passes)
+        rows, rectified = _rows(draw, "e2e"), objective.loss(out, draw, passes) - plain
+        u, part = out["w"][rows], draw.part(rows)
+        assert part.chance is not None
+        own = (part.x_t - u) / net.path.data_scale(torch.zeros(1, dtype=torch.float64))
+        better = u - _differ(net, own, part.noise[1], part.chance.double()).clamp(-1, 1)
+        torch.testing.assert_close(rectified[rows], 4 * objective.distance(u, better))
+        assert rectified[rows.stop :].eq(0).all()
 
     def test_the_rectification_moves_own_samples_towards_the_data(self) -> None:
         """A head whose samples are too wide, with the exact velocities of both: sg(u - D) makes them narrower."""
-
-        class TooWide(BothWays):
-            def __call__(
-                self, x_t: Tensor, t: Tensor, *, r: Any = None, y: Any = None, g: Any = None
-            ) -> dict[str, Tensor]:
-                own = GaussianFlow(std=0.8, heads=("w",))(x_t, t.abs(), r=r.abs())["w"]
-                real = super().__call__(x_t, t, r=r)["w"]
-                return {"w": torch.where(over((t < 0) | (r == 0), x_t), own, real)}
-
-        net, objective = TooWide(std=0.4, heads=("w",)), TwinFlow(head="w", clamp=None)
+        net, objective = TwoFlows(std=0.4, fake=0.8), TwinFlow(head="w", clamp=None)
         passes = StepPasses({"online": net, "ema": net}, ROWS)
         draw = _twin_draw(net, objective, passes)
-        rows = draw.groups["e2e"] if draw.groups else slice(0)
+        rows = _rows(draw, "e2e")
         part = draw.part(rows)
         u = passes.main(draw.point)["w"][rows]
-        x = part.x_t - u
+        x = objective.landed(part, part.x_t, u)
         torch.testing.assert_close(x.std() / part.x_t.std(), torch.tensor(0.8, dtype=torch.float64))
         better = part.x_t - (u - objective.apart(x, part, passes))
         assert 0.2 < (better * x).sum() / x.square().sum() < 1
@@ -220,11 +265,43 @@ class TestWholeBatch:
         torch.testing.assert_close(loss, (v - net.velocity(x_t, draw.t)).square().mean(1))
         assert passes.count[:2] == (3, 2)
 
-    def test_it_is_refused_no_law_without_negative_times(self) -> None:
-        fm: dict[str, Any] = {"head": "u", "rows": "all"}
-        settings = {"objectives": {"rcgm": {}, "fm": fm, "twin": {}}, "pairs": {"kind": "below"}, "train": {"batch": 8}}
-        composer = Experiment.model_validate(settings).composer()
-        assert composer.networks == {"online", "ema"}
+    @pytest.mark.parametrize("path", ["linear", "trig"])
+    def test_the_jump_from_noise_follows_the_velocity_there(self, path: str) -> None:
+        """What order 1 adds to order 0 is the regression of u* at (x_1, 1, 0), of first order in delta here.
+
+        The velocity of a pair with x = 0, the mean of the data, is the marginal one at t = 1, and no other elsewhere.
+        """
+        net = _flow(path)
+        draw = _draw(net)
+        x, z = torch.zeros_like(draw.x), torch.randn_like(draw.x)
+        x_t, v = net.path.point(x, z, draw.t), net.path.velocity(x, z, draw.t)
+        draw = draw._replace(x=x, z=z, x_t=x_t, v_t=v, v_path=v, noise=(torch.randn_like(z),), chance=draw.t)
+        errors = []
+        for delta in (0.004, 0.002, 0.001):
+            losses = []
+            for order in (0, 1):
+                passes = StepPasses({"online": net, "ema": net}, ROWS)
+                objective = WholeTwinFlow(head="w", order=order, delta=delta)
+                losses.append(objective.loss(passes.main(draw.point), draw, passes))
+            errors.append((losses[1] - losses[0]).max().sqrt().item())
+        assert errors[-1] < 0.02
+        assert all(abs(slope - 1) < 0.1 for slope in _slopes(errors)), errors
+
+    def test_it_stands_beside_other_objectives_of_the_head_on_laws_without_negative_times(self) -> None:
+        tree = {"objectives": {"rcgm": {}, "fm": {"head": "u", "rows": "all"}, "twin": {}}, "train": {"batch": 8}}
+        for pairs in ({"kind": "below"}, {"kind": "twin", "adv": 0}):
+            composer = Experiment.model_validate(tree | {"pairs": pairs}).composer()
+            assert composer.networks == {"online", "ema"}
+        objectives = {"twinflow": {}, "twin": {}}
+        with pytest.raises(ValueError, match=r"objectives\.twin: .* negative times, adv, which mean nothing to it"):
+            Experiment.model_validate({"objectives": objectives, "pairs": {"kind": "twin"}})
+
+    def test_without_a_walk_there_is_no_network_for_it(self) -> None:
+        for objective in (TwinFlow(order=0, weights="frozen"), WholeTwinFlow(order=0)):
+            assert objective.networks == frozenset()
+            assert not objective.precise
+        assert TwinFlow().networks == {"ema"}
+        assert TwinFlow().precise
 
 
 class TestGroups:
@@ -268,6 +345,58 @@ class TestGroups:
             _composer(TwinFlow(), pairs=Below())
         with pytest.raises(ValueError, match="needs rows that are made for adv"):
             _composer(TwinFlow(), pairs=Twin(adv=0.0))
+        _composer(TwinFlow(), pairs=Twin(mul=0.0))
+        with pytest.raises(ValueError, match="needs rows that are made for mul"):
+            _composer(TwinFlow(order=0), pairs=Twin(mul=0.0))
+
+    @pytest.mark.parametrize("objective", [AnyStep(), MeanFlow(head="u")])
+    def test_own_samples_need_an_objective_that_puts_them_there(self, objective: Any) -> None:
+        with pytest.raises(ValueError, match=r"pairs\.adv=0"):
+            _composer(objective)
+        _composer(objective, pairs=Twin(adv=0.0))
+        _composer(TwinFlow(), AnyStep())
+
+    def test_velocities_beside_it_are_told_to_score_all_rows(self) -> None:
+        with pytest.raises(ValueError, match=r"there are none; type objectives\.o1\.rows=all") as told:
+            _composer(TwinFlow(), FlowMatching(head="u"))
+        assert "equal_share" not in str(told.value)
+        _composer(TwinFlow(), FlowMatching(head="u", rows="all"))
+        with pytest.raises(ValueError, match=r"no row has r = t; type objectives\.o0\.rows=all"):
+            _composer(TwinFlow(rows="equal"))
+        with pytest.raises(ValueError, match=r"type pairs=below pairs\.equal_share=0\.25"):
+            _composer(SplitMeanFlow(head="u"), pairs=Twin(adv=0.0))
+
+    def test_image_free_needs_a_teacher(self) -> None:
+        with pytest.raises(ValueError, match=r"type guidance=frozen guidance\.omega=0"):
+            _composer(TwinFlow(image_free=True), guidance=NoGuidance())
+        _composer(TwinFlow(image_free=True), guidance=FrozenGuidance(omega=0.0))
+
+    @pytest.mark.parametrize("law", [{"twinflow": {}}, {"rcgm": {}, "fm": {"head": "u", "rows": "all"}, "twin": {}}])
+    @pytest.mark.parametrize(
+        ("reading", "path", "fits"),
+        [
+            ("target", {"kind": "linear"}, True),
+            ("target", {"kind": "trig", "quarter": 1.57}, True),
+            ("target", {"kind": "trig", "target": "difference"}, False),
+            ("target", {"kind": "random"}, False),
+            ("target", {"kind": "edm"}, False),
+            ("target", {"kind": "vp"}, False),
+            ("sit", {"kind": "linear"}, True),
+            ("sit", {"kind": "trig"}, False),
+            ("edm", {"kind": "linear"}, False),
+            ("ddpm", {"kind": "linear"}, False),
+        ],
+    )
+    def test_readings_that_know_no_negative_times_are_refused(
+        self, law: Any, reading: str, path: Any, fits: bool
+    ) -> None:
+        tree = {"objectives": law, "reading": reading, "path": path, "pairs": "twin" if "twinflow" in law else "below"}
+        if fits:
+            Experiment.model_validate(tree)
+            return
+        with pytest.raises(ValueError, match=f"reading={reading} knows no negative times"):
+            Experiment.model_validate(tree)
+        Experiment.model_validate(tree | {"objectives": {"rcgm": {}}, "pairs": "below"})
 
 
 class TestCost:
@@ -304,21 +433,41 @@ class TestCost:
         assert covered[groups["mul"].start : groups["adv"].start].all()
 
 
-@pytest.mark.parametrize("parts", [1, 2, 4])
-def test_a_batch_in_parts_has_the_same_loss(parts: int) -> None:
-    """Rows part, part + parts, ... keep the shares of the groups, so that the mean of the parts is the whole."""
-    tree = {"objectives": {"twinflow": {}}, "pairs": "twin", "train": {"batch": 64}, "data": "moons"}
+def _parts(batch: int, parts: int, settings: Any, pairs: Any) -> tuple[Tensor, Tensor]:
+    """Mean of the parts' losses, and that of the whole batch."""
+    tree = {"objectives": {"twinflow": settings}, "pairs": {"kind": "twin", **pairs}, "train": {"batch": batch}}
     experiment = Experiment.model_validate(tree)
     composer, model = experiment.composer(), experiment.model_settings().build()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=seeds.generator(1)))
-    x = torch.randn(64, 2, generator=seeds.generator(2))
+    x = torch.randn(batch, 2, generator=seeds.generator(2))
+    networks: dict[Any, Any] = {"online": model, "ema": model}
     totals = [
-        composer(
-            {"online": model, "ema": model}, x[part::parts], None, seeds.generator(3), part=part, parts=parts
-        ).total
+        composer(networks, x[part::parts], None, seeds.generator(3), part=part, parts=parts).total
         for part in range(parts)
     ]
-    whole = composer({"online": model, "ema": model}, x, None, seeds.generator(3)).total
-    torch.testing.assert_close(torch.stack(totals).mean(), whole, rtol=1e-4, atol=1e-5)
+    return torch.stack(totals).mean(), composer(networks, x, None, seeds.generator(3)).total
+
+
+@pytest.mark.parametrize("pairs", [{}, {"mul": 2.0, "any": 3.0, "adv": 2.0}])
+@pytest.mark.parametrize("order", [0, 2])
+@pytest.mark.parametrize("parts", [2, 8])
+def test_a_batch_in_parts_has_the_same_loss(parts: int, order: int, pairs: Any) -> None:
+    """Rows part, part + parts, ... keep the shares of the groups, so that the mean of the parts is the whole."""
+    mean, whole = _parts(64, parts, {"order": order}, pairs)
+    torch.testing.assert_close(mean, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_whose_groups_cannot_be_shared_out_is_refused() -> None:
+    """15 rows of a group in 4 parts: means over it would not be those of the batch, and of a part might be 0 / 0."""
+    with pytest.raises(
+        ValueError, match=r"60 rows in 4 parts .* for adv, e2e evenly; type train\.batch=64, or another"
+    ):
+        _parts(60, 4, {}, {})
+    with pytest.raises(ValueError, match="for adv, e2e, mul evenly"):
+        _parts(16, 16, {"order": 0}, {})
+    tree = {"objectives": {"twinflow": {}}, "pairs": "twin", "train": {"batch": 60, "micro_batch": 15}}
+    with pytest.raises(ValueError, match=r"pairs: 60 rows in 4 parts .* type train\.batch=64, or another train\.micro"):
+        Experiment.model_validate(tree)
+    Experiment.model_validate(tree | {"objectives": {"rcgm": {}}, "pairs": {"kind": "twin", "adv": 0}})

@@ -232,6 +232,34 @@ class TestUnified:
         objective.loss(counted.main(draw.point), draw, counted)
         assert counted.count == Count(1, passes)
 
+    @pytest.mark.parametrize(("ratio", "further"), [(0.999, 2), (1.0, 2)])
+    def test_differences_are_in_float32_under_autocast(self, ratio: float, further: int) -> None:
+        """The forward has answered in bf16, whose rounding is larger than the difference: it is asked again."""
+        base: dict[str, Any] = {"backbone": {"kind": "mlp", "width": 64, "depth": 2}, "shape": [3], "classes": 0}
+        heads: dict[str, Any] = {"path": "linear", "horizons": {"u": "data"}, "heads": {"u": {}}}
+        torch.manual_seed(0)
+        model = ModelSettings.model_validate(base | heads).build()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+        wide = _draw(GaussianFlow())
+        x_t, v, t = wide.x_t.float(), wide.v_t.float(), wide.t.float()
+        draw = Draw(x_t, x_t, t, torch.zeros_like(t), x_t, v, v, path=wide.path)
+
+        def change(low: bool, precision: str) -> tuple[Tensor, Count]:
+            objective = Unified.model_validate({"ratio": ratio, "precision": precision})
+            passes = StepPasses({"online": model}, BATCH, low=low)
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                passes.main(draw.point)
+                return objective.change(draw, passes), passes.count
+
+        (wanted, _), (found, count), (coarse, _) = (
+            change(low, precision) for low, precision in ((False, "float32"), (True, "float32"), (True, "autocast"))
+        )
+        assert count == Count(1, further)
+        assert (found - wanted).norm() < 1e-4 * wanted.norm()
+        assert (coarse - wanted).norm() > 0.03 * wanted.norm()
+
     def test_on_the_linear_path_it_is_consistency_with_another_step(self) -> None:
         """D = v_t - u - t du/dt there (up to the difference's error), and F* - u = (4 t / sin 1.57 t) D."""
         net, draw = GaussianFlow(std=0.8), _draw(GaussianFlow())

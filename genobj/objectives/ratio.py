@@ -39,8 +39,8 @@ class Ratio(Regression, abc.ABC):
     clamped: bool = False
     """Keep the times of that difference in [0, 1], which the path vp needs, and divide by what is left of 2e."""
     precision: Literal["float32", "autocast"] = "float32"
-    """Precision of the passes, since a difference amplifies rounding. float32 costs one more pass below ratio 1 where the
-    forward with gradients is in low precision: it has answered in that only."""
+    """Precision of the passes: a difference amplifies rounding. Where the forward with gradients is in low precision,
+    float32 is one more pass below ratio 1."""
 
     @field_validator("ratio")
     @classmethod

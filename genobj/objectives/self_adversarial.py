@@ -2,8 +2,9 @@
 
     D = u(x_s, -s, -s) - u(x_s, s, s),    x_s at s ~ U(0, 1) on the path from x = sg( x_1 - u(x_1, 1, 0) ) / b(0) to z''
 
-Both velocities are marginal ones, so that D is proportional to the difference of two scores, and to learn u - D
-is distribution matching with one network; b(0) is the path's data_scale at data, 1 on most. Cheng et al., TwinFlow, arXiv 2512.05150. Paper to here: F_theta -> u.
+with b the path's data_scale (b(0) = 1 on most). Both velocities are marginal ones, so that D is proportional to the
+difference of two scores, and to learn u - D is distribution matching with one network. Cheng et al., TwinFlow, arXiv
+2512.05150. Paper to here: F_theta -> u.
 """
 
 import abc

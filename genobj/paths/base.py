@@ -9,7 +9,6 @@ from pydantic import Field
 from genobj.config.base import Config
 from genobj.types import Samples, TimeTensor, over
 
-
 _HALVINGS = 60
 """A time is found to 2^-60."""
 

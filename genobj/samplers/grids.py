@@ -146,17 +146,18 @@ class Listed(Grid):
 
     points: tuple[float, ...] = (1.0,)
     """Decreasing times in (0, 1], one a step; the final 0 may be left out."""
-    sigmas: tuple[float, ...] | None = None
-    """Decreasing noise levels in the place of times, which are then where the path has them; unset: points."""
+    sigmas: tuple[float, ...] = ()
+    """Decreasing noise levels in the place of times, which are then where the path has them; empty: points."""
 
     @model_validator(mode="after")
     def _decreasing(self) -> "Listed":
-        if self.sigmas is not None and self.points != (1.0,):
+        if self.sigmas and self.points != (1.0,):
             raise ValueError("points are times and sigmas noise levels of the same steps: type one of the two")
         places = self._with_zero()
-        if len(places) < 2 or any(a <= b for a, b in pairwise(places)) or (self.sigmas is None and places[0] > 1):
-            given = f"points must decrease from at most 1 towards 0, got {list(self.points)}"
-            raise ValueError(given if self.sigmas is None else f"sigmas must decrease towards 0, got {places[:-1]}")
+        if len(places) < 2 or any(a <= b for a, b in pairwise(places)) or (not self.sigmas and places[0] > 1):
+            if self.sigmas:
+                raise ValueError(f"sigmas must decrease towards 0, got {list(self.sigmas)}")
+            raise ValueError(f"points must decrease from at most 1 towards 0, got {list(self.points)}")
         return self
 
     def times(self, steps: int) -> list[float]:
@@ -168,8 +169,8 @@ class Listed(Grid):
         places = self._with_zero()
         if len(places) != steps + 1:
             raise ValueError(f"{steps} steps do not fit {len(places) - 1} listed times: type steps={len(places) - 1}")
-        return places if self.sigmas is None else [*map(path.at_level, places[:-1]), 0.0]
+        return [*map(path.at_level, places[:-1]), 0.0] if self.sigmas else places
 
     def _with_zero(self) -> list[float]:
-        given = self.points if self.sigmas is None else self.sigmas
+        given = self.sigmas or self.points
         return [*given] if given[-1:] == (0.0,) else [*given, 0.0]

@@ -108,7 +108,8 @@ def _targets(case: Case, composer: Composer, scored: Scored, rtol: float) -> Non
         check("per_sample_base", weight * objective.distance(u, target), expected["per_sample_base"], rtol)
         part = draw.part(draw.groups["e2e"])
         with torch.no_grad():
-            apart = objective.bounded(objective.apart(part.x_t - u[draw.groups["e2e"]], part, scored.passes))
+            own = objective.landed(part, part.x_t, u[draw.groups["e2e"]])
+            apart = objective.bounded(objective.apart(own, part, scored.passes))
         better = u[draw.groups["e2e"]] - apart
         check("target_rectify", better, expected["target_rectify"], rtol)
         rectified = objective.distance(u[draw.groups["e2e"]], better)

@@ -213,6 +213,11 @@ def test_settings_in_the_text_are_valid(span: str) -> None:
         ".mf.": "meanflow-moons",
         ".sc.": "shortcut-digits",
         "heads.w": "trihead-mf-moons",
+        ".gan.": "trihead-gan-moons",
+        "heads.critic": "trihead-gan-moons",
+        "pairs=twin": "rcgm-moons",
+        "pairs.adv": "rcgm-moons",
+        "r_in=sign": "facm-moons",
     }
     recipe = next((base for word, base in bases.items() if word in span), "dumo-moons")
     named = next((name for name in ("walk", "alphaflow") if f"objectives.{name}" in span), None)
@@ -221,6 +226,12 @@ def test_settings_in_the_text_are_valid(span: str) -> None:
         words = ["times=beta", *words]
     if words[0].startswith("pairs.levels"):
         words = ["pairs=dyadic", *words]
+    if words[0].startswith("path."):
+        words = ["path=linear" if "noise_std" in span else "path=trig", *words]
+    if words[0].startswith("pairs.adv") or "pairs=twin" in words:
+        words = ["pairs=twin", "pairs.adv=0", *words]
+    if "r_in=sign" in span:
+        base, words = {"objectives": "fm@u,facm@u"}, [*words, "objectives.fm.rows=all", "objectives.facm.rows=all"]
     if "guidance=frozen" in words:
         words += ["guidance.teacher=runs/digits"]
     resolve(recipe, overrides=words, **base)

@@ -21,6 +21,7 @@ from genobj.expected import Expected
 from genobj.experiment import Experiment
 from genobj.parts import FAMILIES
 from genobj.passes import Count
+from genobj.testing import GaussianFlow
 from genobj.training.averages import Averages
 from genobj.training.step import StepModule
 
@@ -125,13 +126,13 @@ def counted(experiment: Experiment) -> Count:
     model.trunk.register_forward_hook(watch)  # a critic judges features
     step = StepModule(
         model,
-        {"ema": Averages(model, experiment.ema).network(model), "frozen": model},
+        {"ema": Averages(model, experiment.ema).network(model), "frozen": GaussianFlow()},
         experiment.composer(shared_masks=model.has_dropout),
     )
     x, y, _ = experiment.data.open().train(range(batch), 0)
     loss = step(x, y, torch.Generator().manual_seed(0))
     assert loss.total.isfinite()
-    plain = loss.passes.without_gradient + loss.passes.tangent  # forward mode is a forward
+    plain = loss.passes.without_gradient - loss.passes.teacher + loss.passes.tangent  # forward mode is a forward
     assert [row / batch for row in rows] == [plain, loss.passes.with_gradient], "passes are told as they are run"
     return loss.passes
 

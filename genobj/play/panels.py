@@ -46,7 +46,7 @@ def panel(ui: Any, player: Player) -> Panel:
     """A column of controls, inside a row of gradio's blocks."""
     settings, own = player.open().settings, player.open().evaluation.sampler
     samplers, names = knobs.offered(settings.horizons), player.weights()
-    first = own or next(iter(samplers.values()))
+    first = own or samplers[player.usual(START)]
     common = {one.key[1]: one for one in knobs.shared(first, settings.horizons, player.open().model.fed)}
     more = [*(["interval"] if settings.classes else []), "grid", *(["head"] if len(settings.horizons) > 1 else [])]
     with ui.Column(min_width=320):

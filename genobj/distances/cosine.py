@@ -11,7 +11,10 @@ from genobj.types import Losses, Samples
 
 @final
 class Cosine(Distance):
-    """Mean over pixels of 1 - cosine along the channels; blind to length, so add it to another."""
+    """Mean over pixels of 1 - cosine along the channels; blind to length, so add it to another.
+
+    Images of one channel have no direction there but a sign, which pulls near zero alone: leave it out for them.
+    """
 
     def __call__(self, prediction: Samples, target: Samples) -> Losses:
         """Mean over pixels of 1 - cos along dimension 1, shape (batch,); a vector is one pixel."""

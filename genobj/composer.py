@@ -198,9 +198,10 @@ class Composer:
         """
         whole = self._together * parts
         if batch % whole:
+            near = self._together * max(batch // whole, 1)
             return (
-                f"{batch} rows in {parts} parts cannot keep groups of {self._together} whole; type a batch that is a "
-                f"multiple of {whole}, or another train.micro_batch"
+                f"{batch} rows in {parts} parts cut the groups of {self._together} that share their times; "
+                f"type train.micro_batch={near}, or a train.batch that is a multiple of {whole}"
             )
         used = sorted(frozenset[str]().union(*(objective.groups for objective in self.objectives.values())))
 

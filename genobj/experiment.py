@@ -187,12 +187,6 @@ class Experiment(Config):
         if unknown := (self.optim.heads or {}).keys() - self.heads.keys():
             raise ValueError(f"optim.heads.{min(unknown)}: this model has the heads {', '.join(self.heads)}")
         parts = self.train.rounds()
-        if parts > 1 and self._sees_pairs and self.train.batch % (self.pairs.together * parts):
-            size, micro = self.pairs.together, self.train.batch // parts
-            raise ValueError(
-                f"train.micro_batch={micro} cuts the {size} rows that share their times; type "
-                f"train.micro_batch={size * max(micro // size, 1)}"
-            )
         if refusal := self._machine_refusal() or self._r_refusal():
             raise ValueError(refusal)
         if self._sees_pairs and (refusal := self.pairs.refusal(self.train.batch)):

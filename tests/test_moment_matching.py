@@ -257,7 +257,7 @@ class TestInARun:
 
         assert (loss(0, 2) + loss(1, 2)) / 2 == pytest.approx(loss(0, 1), rel=1e-5)
         assert loss(0, 1) > 0
-        with pytest.raises(ValueError, match="cannot keep groups of 4 whole"):
+        with pytest.raises(ValueError, match="cut the groups of 4 that share"):
             loss(0, 8)
 
     def test_it_asks_for_groups(self) -> None:

@@ -38,7 +38,7 @@ def test_a_report_adds_up() -> None:
     (report,) = measure({"moons": e}, rounds=3, steps=2)
     told = json.loads(json.dumps(report.as_dict()))
     assert (told["rounds"], told["steps_per_round"], told["batch"], told["device"]) == (3, 2, 8, "cpu")
-    assert told["passes"] == {"with_gradient": 1.0, "without_gradient": 2.0, "tangent": 0.0}
+    assert told["passes"] == {"with_gradient": 1.0, "without_gradient": 2.0, "tangent": 0.0, "teacher": 0.0}
     assert told["flops_per_step"] == cost(e).flops, "counted as it runs and on empty tensors: the same"
     assert list(told["split"]) == list(PARTS)
     assert sum(told["split"].values()) == pytest.approx(1)

@@ -85,10 +85,10 @@ class TestDivergence:
         stopped = Run(experiment(rollback=1), tmp_path / "parts")
         update = stopped.state.averages.update
 
-        def stopping(step: int) -> None:
+        def stopping(step: int, progress: float) -> None:
             if step >= moment:
                 raise KeyboardInterrupt
-            update(step)
+            update(step, progress)
 
         monkeypatch.setattr(stopped.state.averages, "update", stopping)
         with pytest.raises(KeyboardInterrupt):

@@ -296,7 +296,7 @@ NEEDS = [
     Case(["schema", "now"], ("unexpected extra argument",)),
     # recipes
     Case([*TRAIN, "-r", "dumo-moon"], ("unknown recipe 'dumo-moon'. Did you mean 'dumo-moons'",)),
-    Case([*TRAIN, "-r", "nothing.toml"], ("recipe file 'nothing.toml' does not exist. Shipped recipes: ",)),
+    Case([*TRAIN, "-r", "nothing.toml"], ("recipe file 'nothing.toml' does not exist. Shipped recipes: genobj list",)),
     Case([*TRAIN, "-r", "no/such/recipe"], ("does not exist",)),
     Case([*TRAIN, "-r", "empty_folder"], ("is a folder without config.toml",)),
     Case([*TRAIN, "-r", "./empty_folder"], ("is a folder without config.toml",)),

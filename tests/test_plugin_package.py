@@ -159,12 +159,15 @@ def test_a_package_that_cannot_be_imported_is_marked_and_named(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("second", "says"),
     [
-        (("genobj-b", "2.0", "twin = twin_b:T"), ("objective 'twin' is already taken", "genobj-a 1.0", "genobj-b 2.0")),
+        (
+            ("genobj-b", "2.0", "twins = twin_b:T"),
+            ("objective 'twins' is already taken", "genobj-a 1.0", "genobj-b 2.0"),
+        ),
         (("genobj-c", "4.0", "fm = twin_c:T"), ("objective 'fm' is already taken: genobj has it", "genobj-c 4.0")),
     ],
 )
 def test_a_taken_name_names_both_sources(second: tuple[str, str, str], says: tuple[str, ...], tmp_path: Path) -> None:
-    by_hand(tmp_path / "site", "genobj-a", "1.0", "twin = twin_a:T")
+    by_hand(tmp_path / "site", "genobj-a", "1.0", "twins = twin_a:T")
     by_hand(tmp_path / "site", *second)
     error = Shell(tmp_path / "site", tmp_path)("list", code=2)
     assert all(words in error for words in says)

@@ -244,10 +244,10 @@ class TestInARun:
         part = Run(e, tmp_path / "parts")
         update = part.state.averages.update
 
-        def stop(done: int) -> None:
+        def stop(done: int, progress: float) -> None:
             if done >= 5:
                 raise KeyboardInterrupt
-            update(done)
+            update(done, progress)
 
         part.state.averages.update = stop  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):

@@ -16,6 +16,7 @@ from genobj.studies.study import Study, find, load, scales, shipped
 from genobj.studies.worker import Task
 
 NAMES = (
+    "family",
     *("epsilon", "fig3", "fig4a", "fig4b", "fig4c", "fig5", "guidance", "tab1-256", "tab1-512", "tab2"),
     *("timefeatures", "trihead"),
 )

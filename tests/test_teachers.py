@@ -197,7 +197,7 @@ def test_before_there_is_a_teacher_the_network_stands_in(objectives: str, capsys
     assert run(["show", *words]) == 0
     assert run(["train", *words]) == 2
     error = capsys.readouterr().err
-    assert "there is no runs/teacher here; type a run's folder as the teacher, or train one first: genobj" in error
+    assert "there is no runs/teacher here; type a run's folder as the teacher, or train a velocity on the same" in error
 
 
 # Settings
@@ -422,11 +422,11 @@ def test_a_teacher_runs_in_the_precision_of_the_run(precision: str, path: str, t
 
 
 def test_rows_without_a_label_learn_the_teacher_without_one(tmp_path: Path) -> None:
-    """dropped=guided; the default leaves them the data's velocity. Beyond the interval it is the data's, too."""
+    """dropped=guided, the default where omega is 0; beyond the interval it is the data's velocity."""
     folder = saved(tmp_path / "teacher")
     for guidance, plain in (
-        (DISTIL, lambda draw: draw.dropped),
-        (DISTIL | {"dropped": "guided"}, lambda draw: draw.dropped & False),
+        (DISTIL | {"dropped": "plain"}, lambda draw: draw.dropped),
+        (DISTIL, lambda draw: draw.dropped & False),
         (DISTIL | {"dropped": "guided", "interval": [0.0, 0.5]}, lambda draw: draw.t > 0.5),
     ):
         assembly = Assembly(student(folder, guidance=guidance, label_drop=0.4))

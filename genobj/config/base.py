@@ -123,6 +123,8 @@ def find(registry: "Registry[Any]", name: str) -> tuple[type[Config], dict[str, 
     base, dash, suffix = name.partition("-")
     if dash and name not in registry.names() and base in registry.names():
         cls = _settings_class(registry, base)
+        if cls.preset.__func__ is Config.preset.__func__:
+            registry.get(name)  # it has none: say which names there are
         return cls, cls.preset(suffix)
     return _settings_class(registry, name), {}
 

@@ -86,7 +86,7 @@ def find_recipe(name: str) -> Path:
     """Path of a shipped recipe or of a recipe file; UnknownName if there is neither."""
     if name in recipe_names():
         return RECIPES / f"{name}.toml"
-    path, shipped = Path(name), f"Shipped recipes: {', '.join(recipe_names())}."
+    path, shipped = Path(name), "Shipped recipes: genobj list recipes."
     if path.is_file():
         return path
     if path.is_dir():

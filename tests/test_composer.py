@@ -514,7 +514,7 @@ class TestGroupsOfRows:
             assert t[0].unique().numel() == 2
         with pytest.raises(
             ValueError,
-            match="type train.micro_batch=4, or a train.batch that is a multiple of 8",
+            match=r"type train\.micro_batch=4, or a train\.batch that is a multiple of 8",
         ):
             composer.draw(torch.randn(6, 2), None, torch.Generator(), part=0, parts=2)
 

@@ -42,6 +42,10 @@ class Interpolant(Protocol):
         """The pair (x, z) whose path is at x_t and has the velocity v."""
         ...
 
+    def landed(self, x_t: Samples, u: Samples, t: TimeTensor) -> Samples:
+        """Where the jump x_t - t u to data ends, at the size of data."""
+        ...
+
     def noise_scale(self, t: TimeTensor) -> TimeTensor:
         """Factor of z."""
         ...

@@ -4,13 +4,12 @@ import abc
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from genobj.objectives.base import Objective
 from genobj.schedules import Constant, Number, within
-from genobj.types import Draw, Horizon, Point, Samples, over
+from genobj.types import Draw, Horizon, Point, Samples
 
 
 def _ordered(levels: tuple[float, float]) -> tuple[float, float]:
@@ -60,7 +59,7 @@ class OwnSamples(Objective, abc.ABC):
     def jumps(self, out: Mapping[str, Tensor], draw: Draw) -> Samples:
         """x_hat = x_t - t u, with gradients: at t = 0 the state is data_scale(0) times a sample."""
         u = out[self.generator]
-        return (draw.x_t - over(draw.t, u) * u) / over(draw.interpolant.data_scale(torch.zeros_like(draw.t)), u)
+        return draw.interpolant.landed(draw.x_t, u, draw.t)
 
     def seen(self, draw: Draw, *samples: Samples) -> list[Point]:
         """The samples under one and the same noise, at one and the same time s (batch,)."""

@@ -19,7 +19,7 @@ from genobj.distances.pseudo_huber import PseudoHuber
 from genobj.objectives.base import Regression
 from genobj.parts import DISTANCES
 from genobj.schedules import Constant, Number, Schedule, within
-from genobj.types import Draw, Horizon, Interpolant, Losses, Passes, Point, Samples, TimeTensor, over
+from genobj.types import Draw, Horizon, Losses, Passes, Point, Samples, TimeTensor, over
 
 QUARTER = 1.57
 _SOON = 1e-6
@@ -76,7 +76,7 @@ class Ratio(Regression, abc.ABC):
         """F of what the head says at x_t."""
         path, t = draw.interpolant, kept(draw.t)
         if self.jumps:
-            x = _landed(answer, draw.point._replace(t=t), path)
+            x = path.landed(draw.x_t, answer, t)
             z = (draw.x_t - over(path.data_scale(t), x) * x) / over(path.noise_scale(t), x)
         else:
             x, z = path.ends(draw.x_t, answer, draw.t)
@@ -98,15 +98,11 @@ class Ratio(Regression, abc.ABC):
             ahead, behind = at(here.t + self.step), at(here.t - self.step)
             passes(ahead, behind, precise=exact)  # one batch; both are known from here on
             u = self.ask(passes, ahead, precise=exact)
-        change = _landed(u, ahead, path) - _landed(self.ask(passes, behind, precise=exact), behind, path)
+        there = self.ask(passes, behind, precise=exact)
+        change = path.landed(ahead.x_t, u, ahead.t) - path.landed(behind.x_t, there, behind.t)
         return change / over(ahead.t - behind.t, change)
 
 
 def kept(t: TimeTensor) -> TimeTensor:
     """t, away from 0: jumps to data are divided by their length."""
     return t.where(t.abs() > _SOON, _SOON)
-
-
-def _landed(u: Samples, point: Point, path: Interpolant) -> Samples:
-    """x_hat, where a jump to data ends, at the size of data."""
-    return (point.x_t - over(point.t, u) * u) / over(path.data_scale(torch.zeros_like(point.t)), u)

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from genobj.objectives.walk import Walk
-from genobj.types import Draw, Horizon, Passes, Point, Samples, TimeTensor, over
+from genobj.types import Draw, Horizon, Passes, Point, Samples, TimeTensor
 
 
 class SelfAdversarial(Walk, abc.ABC):
@@ -41,7 +41,7 @@ class SelfAdversarial(Walk, abc.ABC):
 
     def landed(self, draw: Draw, x_1: Samples, u: Samples) -> Samples:
         """Own samples: where the jumps u from x_1 land, in the size of data, shaped like x_1."""
-        return (x_1 - u) / over(draw.interpolant.data_scale(torch.zeros_like(draw.t)), u)
+        return draw.interpolant.landed(x_1, u, torch.ones_like(draw.t))
 
     def apart(self, x: Samples, draw: Draw, passes: Passes) -> Samples:
         """How far the fake flow's velocity lies from the real one's where own samples x are noised, shaped like x."""

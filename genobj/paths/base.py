@@ -72,6 +72,10 @@ class Path(Config, abc.ABC):
         """dx_t/dt for this pair (x, z), the target of DuMo Eq. (3)."""
         return over(self.noise_rate(t), x) * z + over(self.data_rate(t), x) * x
 
+    def landed(self, x_t: Samples, u: Samples, t: TimeTensor) -> Samples:
+        """Where the jump x_t - t u to data ends, at the size of data: at t = 0 the state is data_scale(0) times it."""
+        return (x_t - over(t, u) * u) / over(self.data_scale(torch.zeros_like(t)), u)
+
     def ends(self, x_t: Samples, v: Samples, t: TimeTensor) -> tuple[Samples, Samples]:
         """The pair (x, z) that a point x_t and its velocity v = dx_t/dt belong to: point and velocity, solved for both.
 

@@ -229,7 +229,7 @@ NEEDS = [
     Case([*TRAIN, "--backbone", "dit-huge/2"], ("unknown size 'huge/2' of backbone dit", "dit-xl/2")),
     Case([*TRAIN, "--backbone", "dit-b/0"], ("unknown size 'b/0'",)),
     Case([*TRAIN, "--backbone", "unet-big"], ("unknown size 'big' of backbone unet; type unet-tiny",)),
-    Case([*TRAIN, "--backbone", "mlp-big"], ("MLP has no presets",)),
+    Case([*TRAIN, "--backbone", "mlp-big"], ("unknown backbone 'mlp-big'. Did you mean 'mlp'?",)),
     Case([*TRAIN, "--backbone", "DiT_b/2"], ("unknown backbone",)),
     Case([*DIGITS, "--backbone", "dit-tiny", "backbone.patch=3"], ("not divisible by patch 3; type backbone.patch=",)),
     Case([*DIGITS, "--backbone", "dit-tiny", "backbone.heads=5"], ("64 is not divisible by 5 attention heads",)),

@@ -12,7 +12,7 @@ from genobj.guidance.base import Guidance
 from genobj.mixture import Share, check_anchors, check_velocity, horizons, share
 from genobj.objectives.base import Objective
 from genobj.parts import PAIRS
-from genobj.passes import Count, Masks, StepPasses, TrainedNetwork
+from genobj.passes import Count, Masks, Notes, StepPasses, TrainedNetwork
 from genobj.paths.base import Path
 from genobj.paths.linear import Linear
 from genobj.times.base import Times
@@ -30,6 +30,8 @@ class Term(NamedTuple):
     """Mean over the rows that it scores, unweighted: what is logged."""
     share: Tensor
     """What is added to the total: weighted, and in proportion to its rows."""
+    parts: dict[str, Tensor]
+    """Means of the parts that it noted, detached."""
     draw: Draw
     """The draw as this objective is asked about it."""
     out: dict[str, Tensor]
@@ -54,6 +56,8 @@ class Loss(NamedTuple):
     """Mean of every objective over its rows, unweighted, detached."""
     passes: Count
     """What this step cost."""
+    parts: dict[str, Tensor] = {}  # noqa: RUF012  # never changed
+    """Means of the parts of single objectives' losses, detached, by the names of `Composer.parts`."""
 
 
 class Composer:
@@ -114,6 +118,8 @@ class Composer:
             return f": {refusal}".replace("type derivative.", f"type objectives.{name}.derivative.")
         if objective.straight and not isinstance(self.path, Linear):
             return " holds on the linear path only; type path=linear"
+        if objective.without_data and not self.guidance.distils:
+            return ".image_free learns from a teacher alone; type guidance=frozen guidance.omega=0"
         if objective.guides and not self.pairs.gap:
             return ".scale guides the finest jumps, and there are none; type pairs=dyadic pairs.finest=step"
         if objective.guides and not (self.classes and self.label_drop):
@@ -138,6 +144,11 @@ class Composer:
             instead = f"leave it or {asking[0]} out, which needs them" if asking else f"type pairs.{self._own_rows}=0"
             return f": pairs has rows at negative times, {self._own_rows}, which mean nothing to it; {instead}"
         return None
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the parts of losses that the log shows besides: 'gan.critic'."""
+        return [f"{name}.{part}" for name, objective in self.objectives.items() for part in objective.parts]
 
     @property
     def networks(self) -> frozenset[Weights]:
@@ -271,7 +282,9 @@ class Composer:
         """Alg. 1, lines 7 to 12, on a given draw."""
         scored = self.score(networks, draw)
         total = reduce(torch.add, [term.share for term in scored.terms.values()])
-        return Loss(total, {name: term.value.detach() for name, term in scored.terms.items()}, scored.passes.count)
+        values = {name: term.value.detach() for name, term in scored.terms.items()}
+        parts = {f"{name}.{part}": value for name, term in scored.terms.items() for part, value in term.parts.items()}
+        return Loss(total, values, scored.passes.count, parts)
 
     def score(self, networks: Networks, draw: Draw) -> Scored:
         """Every objective's term, with gradients."""
@@ -296,16 +309,21 @@ class Composer:
                 mine = self.shares[name]
                 own = self._asked(draw, mine, ends[mine.end])
                 losses = objective.loss(outs[mine.end], own, passes)
-                terms[name] = self._term(name, losses, outs[mine.end], mine.mask(draw), own)
+                terms[name] = self._term(name, losses, passes.noted(), outs[mine.end], mine.mask(draw), own)
         return Scored(terms, draw, passes)
 
-    def _term(self, name: str, losses: Losses, out: dict[str, Tensor], rows: Tensor | None, draw: Draw) -> Term:
+    def _term(
+        self, name: str, losses: Losses, noted: Notes, out: dict[str, Tensor], rows: Tensor | None, draw: Draw
+    ) -> Term:
         weight = self.objectives[name].weight(draw.progress)
         mean, total = _means(losses, rows)
+        if lacks := [part for part in self.objectives[name].parts if part not in noted]:
+            raise ValueError(f"objectives.{name} names {', '.join(lacks)} in `parts` and did not note it in its loss")
+        parts = {part: _means(noted[part], rows)[0] for part in self.objectives[name].parts}
         if self.objectives[name].uncertainty:
             s = out[log_variance(name)]
             _, total = _means((-s).exp() * losses + s, rows)
-        return Term(mean, weight * total, draw, out)
+        return Term(mean, weight * total, parts, draw, out)
 
     def _asked(self, draw: Draw, share: Share, r: TimeTensor) -> Draw:
         """The draw as an objective with this share is asked about it."""

@@ -13,9 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from genobj.model import Model
 from genobj.precision import exactly
 from genobj.tangents.tape import Tape
-from genobj.types import Augment, AugmentedNetwork, Horizon, Network, Point, Samples, T, Weights
+from genobj.types import Augment, AugmentedNetwork, Horizon, Losses, Network, Point, Samples, T, Weights
 
 Outputs = dict[str, Tensor]
+Notes = dict[str, Losses]
 
 
 class TrainedNetwork(Network, Protocol):
@@ -92,6 +93,7 @@ class StepPasses:
         self._rows = {"with_gradient": 0, "without_gradient": 0, "tangent": 0, "teacher": 0}
         self._known: list[_Known] = []
         self._tapes: list[tuple[Point, Tape]] = []
+        self._noted: Notes = {}
         self._memory: dict[Hashable, list[tuple[tuple[object, ...], Any]]] = {}
 
     @property
@@ -211,6 +213,15 @@ class StepPasses:
             known = self._keep(None, ("beside", "online"), of, not self.low, 0, out)
             self._rows["tangent"] += len(point.x_t)
         return known
+
+    def note(self, **parts: Losses) -> None:
+        """See types.Passes."""
+        self._noted |= {name: losses.detach() for name, losses in parts.items()}
+
+    def noted(self) -> Notes:
+        """What was noted since the last call."""
+        noted, self._noted = self._noted, {}
+        return noted
 
     def remember(self, key: Hashable, make: Callable[[], T], *of: object) -> T:
         """See types.Passes."""

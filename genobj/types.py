@@ -233,6 +233,10 @@ class Passes(Protocol):
         """
         ...
 
+    def note(self, **parts: Losses) -> None:
+        """Have the log show parts of the objective's loss, each (batch,), beside the whole; see Objective.parts."""
+        ...
+
     def remember(self, key: Hashable, make: Callable[[], T], *of: object) -> T:
         """The value made in this step for `key` and these very objects; tensors kept so are equal for all who ask."""
         ...

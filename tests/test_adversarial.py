@@ -326,6 +326,38 @@ class TestSteps:
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
+class TestTheLog:
+    @pytest.mark.parametrize(
+        ("recipe", "sums"),
+        [
+            ("trihead-gan-moons", {"gan": {"critic": 1.0, "generator": 0.7, "penalty": 1.0}}),
+            ("trihead-dmd-moons", {"dmd": {"fake": 1.0, "generator": 0.7}}),
+        ],
+    )
+    def test_it_has_each_players_loss(self, recipe: str, sums: dict[str, dict[str, float]], tmp_path: Path) -> None:
+        words = ["train.steps=6", "train.batch=16", "train.micro_batch=8", "backbone.width=8", "log.every=2"]
+        words += ["evaluation.count=16", "evaluation.reference=16", "evaluation.nfe=[1]", "pictures.every=1000"]
+        settings, _ = resolve(recipe, overrides=[*words, *(f"objectives.{name}.strength=0.7" for name in sums)])
+        run = Run(settings, tmp_path / "run")
+        run.go()
+        lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        assert len(lines) == 3
+        for line in lines:
+            for name, factors in sums.items():
+                parts = {part: line[f"{name}.{part}"] for part in factors}
+                assert line[name] == pytest.approx(sum(factors[part] * parts[part] for part in factors), rel=1e-4)
+                assert min(parts.values()) > 0
+
+    def test_a_part_that_is_named_and_not_noted_is_an_error_in_a_sentence(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Adversarial, "parts", ("critic", "generator", "penalty", "mood"))
+        settings = experiment()
+        draw = settings.composer().draw(*batch(settings), torch.Generator().manual_seed(3))
+        with pytest.raises(ValueError, match=r"objectives\.gan names mood in `parts`"):
+            settings.composer().loss({"online": stirred(settings)}, draw)
+
+
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     cases = {}

@@ -366,9 +366,10 @@ class TestGroups:
         with pytest.raises(ValueError, match=r"type pairs=below pairs\.equal_share=0\.25"):
             _composer(SplitMeanFlow(head="u"), pairs=Twin(adv=0.0))
 
-    def test_image_free_needs_a_teacher(self) -> None:
+    @pytest.mark.parametrize("guidance", [NoGuidance(), MeanFlowGuidance(kappa=0.5), FrozenGuidance(omega=0.5)])
+    def test_image_free_learns_from_a_teacher_alone(self, guidance: Any) -> None:
         with pytest.raises(ValueError, match=r"type guidance=frozen guidance\.omega=0"):
-            _composer(TwinFlow(image_free=True), guidance=NoGuidance())
+            _composer(TwinFlow(image_free=True), guidance=guidance)
         _composer(TwinFlow(image_free=True), guidance=FrozenGuidance(omega=0.0))
 
     @pytest.mark.parametrize("law", [{"twinflow": {}}, {"rcgm": {}, "fm": {"head": "u", "rows": "all"}, "twin": {}}])

@@ -61,6 +61,11 @@ class Guidance(Config, abc.ABC):
         return True
 
     @property
+    def distils(self) -> bool:
+        """Whether the guided velocity has nothing of the data's."""
+        return False
+
+    @property
     def feeds(self) -> float:
         """Largest scale that the network is told, with an interval, as draws of `inputs`; 0: it is told nothing."""
         return 0.0

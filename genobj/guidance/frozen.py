@@ -57,6 +57,11 @@ class FrozenGuidance(Guidance):
         """Not where omega + zeta = 1: the teacher's unconditional velocity has no part in it."""
         return abs(1 - self.omega - self.zeta) > TINY
 
+    @property
+    def distils(self) -> bool:
+        """Where omega is 0."""
+        return self.omega == 0
+
     def refusal(self, *, label_drop: float) -> str | None:
         """None: the null label is the teacher's. Which teacher it is, is checked by the experiment."""
         return None

@@ -26,6 +26,7 @@ class Adversarial(OwnSamples):
     """Adversarial learning: a critic head on the trunk's features tells a head's jumps from data (one step)."""
 
     draws_noise: ClassVar[int] = 2
+    parts: ClassVar[tuple[str, ...]] = ("critic", "generator", "penalty")
     citations: ClassVar[tuple[str, ...]] = ("huang2024r3gan", "sauer2024ladd", "lin2025apt")
 
     head: str = "critic"
@@ -48,5 +49,6 @@ class Adversarial(OwnSamples):
             critic, generator = F.softplus(fake - real), F.softplus(real.detach() - through)
         else:
             critic, generator = F.relu(1 - real) + F.relu(1 + fake), -through
-        critic = critic + self.penalty(points, draw.noise[1], self.head, passes)
-        return critic + self.strength(draw.progress) * generator
+        penalty = self.penalty(points, draw.noise[1], self.head, passes)
+        passes.note(critic=critic, generator=generator, penalty=penalty)
+        return critic + penalty + self.strength(draw.progress) * generator

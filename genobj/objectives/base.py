@@ -34,6 +34,8 @@ class Objective(Config, abc.ABC):
     """Whether rows at negative times, which hold the model's own samples, mean something to this."""
     backward: ClassVar[bool] = False
     """Whether this asks the network at negative times, whatever the law of (t, r) draws."""
+    parts: ClassVar[tuple[str, ...]] = ()
+    """Parts of the loss that the log shows beside their sum, as NAME.part; `loss` hands them to `passes.note`."""
 
     weight: Annotated[Number, within(0.0)] = Constant()
     """Factor on this term (beta and 1 - beta in DuMo Eq. 9): a number or a schedule."""
@@ -70,6 +72,11 @@ class Objective(Config, abc.ABC):
     def asks_teacher(self) -> Mapping[str, Horizon]:
         """Heads that a frozen network is asked for, and their horizons; empty where it is asked for its velocity."""
         return self.trains if "frozen" in self.networks else {}
+
+    @property
+    def without_data(self) -> bool:
+        """Whether the model's own samples stand in the place of all data: only a teacher then tells of the data."""
+        return False
 
     @property
     def guides(self) -> bool:

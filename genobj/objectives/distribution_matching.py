@@ -5,8 +5,7 @@
     L_G = 1/2 || x_hat - sg(x_hat - d) ||^2,    d = (x_fake - x_real) / mean|x_hat - x_real|,    DMD Eq. (7), (8)
 
 with x_fake, x_real the data ends of v_fake, v_real at x_s; d vanishes where own samples are distributed as the data.
-Paper to here: mu_fake, mu_real -> x_fake, x_real; G(z) -> x_hat. v_fake is a head, no network of its own, and teaches
-the trunk: one more flow matching loss, about the velocity's once own samples look like data.
+Paper to here: mu_fake, mu_real -> x_fake, x_real; G(z) -> x_hat. v_fake is a head, and teaches the trunk too.
 """
 
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from genobj.types import Draw, Horizon, Losses, Passes, Weights, over
 class DistributionMatching(OwnSamples):
     """Distribution matching: own samples move to where data are denser than they are (one step)."""
 
+    parts: ClassVar[tuple[str, ...]] = ("fake", "generator")
     citations: ClassVar[tuple[str, ...]] = ("yin2024dmd", "yin2024dmd2")
 
     head: str = "fake"
@@ -52,9 +52,9 @@ class DistributionMatching(OwnSamples):
         (point,) = self.seen(draw, x := own.detach())
         v = passes.learn(point)[self.head]
         with torch.no_grad():
-            told = point._replace(g=None) if self.real == "frozen" else point  # a teacher is told no guidance
-            there = passes.velocity(told, self.real)
+            there = passes.velocity(point._replace(g=None) if self.real == "frozen" else point, self.real)
             fake, real = (path.ends(point.x_t, velocity, point.t)[0] for velocity in (v, there))
             d = (fake - real) / over((x - real).abs().flatten(1).mean(1).clamp(min=1e-6), x)
-        learnt = distance(v, path.velocity(x, draw.noise[0], point.t))
-        return learnt + self.strength(draw.progress) * distance(own, x - d) / 2
+        learnt, moved = distance(v, path.velocity(x, draw.noise[0], point.t)), distance(own, x - d) / 2
+        passes.note(fake=learnt, generator=moved)
+        return learnt + self.strength(draw.progress) * moved

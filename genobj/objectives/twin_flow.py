@@ -35,6 +35,7 @@ class TwinFlow(SelfAdversarial):
     """TwinFlow: RCGM that also matches the flow to its own samples with that to data (one or a few steps)."""
 
     draws_noise: ClassVar[int] = 2
+    parts: ClassVar[tuple[str, ...]] = ("rectification",)
 
     distance: Annotated[Distance, Pick(DISTANCES, "barron")] = Barron()
     """Distance of both terms (published: Barron's with alpha = 1, c = 1e-3, or mse)."""
@@ -46,11 +47,10 @@ class TwinFlow(SelfAdversarial):
         """Those that are treated in their own way."""
         return frozenset({"e2e", "adv"} if self.order else {"e2e", "mul", "adv"})
 
-    def refusal(self, *, guided: bool) -> str | None:
-        """Own samples alone say nothing of the data."""
-        if self.image_free and not guided:
-            return "image_free learns from a teacher alone; type guidance=frozen guidance.omega=0"
-        return super().refusal(guided=guided)
+    @property
+    def without_data(self) -> bool:
+        """Where it is image-free."""
+        return self.image_free
 
     def prepare(self, draw: Draw, passes: Passes) -> Draw:
         """Own samples as data in the rows adv, or in all."""
@@ -85,8 +85,9 @@ class TwinFlow(SelfAdversarial):
         with torch.no_grad():
             better = u - self.bounded(self.apart(self.landed(part, part.x_t, u), part, passes))
         share = len(draw.t) / max(len(u), 1)
-        rectified = F.pad(share * self.rectify * self.distance(u, better), (rows.start, len(draw.t) - rows.stop))
-        return self.importance(draw) * base + rectified
+        rectified = F.pad(share * self.distance(u, better), (rows.start, len(draw.t) - rows.stop))
+        passes.note(rectification=rectified)
+        return self.importance(draw) * base + self.rectify * rectified
 
 
 def _rows(draw: Draw, group: str) -> slice:

@@ -26,6 +26,7 @@ class WholeTwinFlow(SelfAdversarial):
     anchored: ClassVar[bool] = False
     negative: ClassVar[bool] = False
     draws_noise: ClassVar[int] = 1
+    parts: ClassVar[tuple[str, ...]] = ("fake", "rectification")
 
     def target(self, draw: Draw, passes: Passes) -> Samples:
         """u*."""
@@ -41,7 +42,9 @@ class WholeTwinFlow(SelfAdversarial):
             better = u - self.apart(x, draw, passes)
             x_t, v = on_path(draw, x, draw.z, draw.t)
         fake = passes.learn(draw.point._replace(x_t=x_t, t=past, r=past))[self.head]
-        losses = self.distance(fake, v) + self.rectify * self.distance(u, better)
+        learnt, rectified = self.distance(fake, v), self.distance(u, better)
+        passes.note(fake=learnt, rectification=rectified)
+        losses = learnt + self.rectify * rectified
         if not self.order:
             return losses
         v_t = draw.v_t + (on_path(draw, draw.x, draw.z, end.t)[1] - draw.v_path)

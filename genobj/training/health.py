@@ -66,12 +66,12 @@ class Usual:
 
 
 class Health:
-    """A row of numbers per step (loss, every objective's term, gradient norm), looked at when a line is due.
+    """A row of numbers per step (loss, objectives' terms and parts, gradient norm), looked at when a line is due.
 
     A step whose loss or gradient is not finite changes no weight: `bad` tells the fused optimiser to skip it.
 
-    names: of the objectives. patience: bad steps in a row that are too many. spike: see HealthSettings. over_ranks:
-    the mean of a tensor over all processes; every process then reads the same numbers and decides alike.
+    names: of the objectives, then of their parts. patience: bad steps in a row that are too many. spike: see
+    HealthSettings. over_ranks: the mean of a tensor over all processes; all then read the same and decide alike.
     """
 
     def __init__(
@@ -97,7 +97,9 @@ class Health:
         Returns a new float32 scalar on the device: 1. if this process must skip the step, 0. if not. On several
         processes, take its maximum over all of them in place: a loss may be bad on one that left the gradient finite.
         """
-        parts = [torch.stack([loss.total.detach(), *loss.terms.values(), norm]) for loss in losses]
+        parts = [
+            torch.stack([loss.total.detach(), *loss.terms.values(), *loss.parts.values(), norm]) for loss in losses
+        ]
         row = parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
         self._rows.append(row)
         if len(self._rows) == BLOCK:

@@ -95,7 +95,8 @@ def train(
     device = next(state.model.parameters()).device
     trained = [p for p in state.model.parameters() if p.requires_grad]
     generator = torch.Generator(device)
-    health = Health(list(step.composer.objectives), device, settings.patience, care.spike, ranks.mean)
+    names = [*step.composer.objectives, *step.composer.parts]
+    health = Health(names, device, settings.patience, care.spike, ranks.mean)
     rounds, total = settings.rounds(ranks.world), settings.steps * settings.batch
     parts = rounds * ranks.world
     ahead = settings.prefetch if settings.prefetch is not None else 2 * (device.type == "cuda" and not settings.workers)

@@ -282,13 +282,14 @@ class TestLoop:
         assert not torch.equal(finals[0], finals[2])
 
     @pytest.mark.slow
-    def test_compiled_training_agrees(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("recipe", ["dumo-moons", "trihead-gan-moons", "trihead-dmd-moons", "twinflow-moons"])
+    def test_compiled_training_agrees(self, recipe: str, tmp_path: Path) -> None:
         """In processes of their own: torch.compile cannot see through the shape checks of this one."""
         losses = []
         for compiled in ("false", "true"):
             out = tmp_path / compiled
-            command = "train train.steps=5 backbone.width=16 evaluation.count=32 evaluation.reference=32 log.every=1"
-            words = [*command.split(), f"train.compile={compiled}", "--out", str(out)]
+            command = f"train -r {recipe} train.steps=5 backbone.width=16 evaluation.count=32 evaluation.reference=32"
+            words = [*command.split(), "log.every=1", f"train.compile={compiled}", "--out", str(out)]
             subprocess.run([sys.executable, "-m", "genobj", *words], check=True, capture_output=True)
             losses.append([json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()])
         assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from genobj.config.base import Pick
@@ -13,6 +12,7 @@ from genobj.distances.base import Distance
 from genobj.distances.pseudo_huber import PseudoHuber
 from genobj.objectives.neighbour import Neighbour
 from genobj.parts import DISTANCES
+from genobj.times.karras_levels import KarrasSpacing
 from genobj.types import Draw, Horizon, Losses, Passes, TimeTensor, over
 
 
@@ -52,24 +52,11 @@ class LowerNoise(Neighbour, abc.ABC):
         return w * self.distance(t * out[self.head], t * target)
 
 
-class KarrasGrid(LowerNoise, abc.ABC):
+class KarrasGrid(LowerNoise, KarrasSpacing, abc.ABC):
     """The neighbour lies one step below on a grid of noise levels, which is even in sigma^(1 / rho) (Karras et al.)."""
 
     slack: ClassVar[float] = 0.0
     """Share of a step by which rounding may lift the first level."""
-
-    lowest: Annotated[float, Field(gt=0)] = 0.002
-    """sigma_0."""
-    highest: Annotated[float, Field(gt=0)] = 80.0
-    """sigma_N."""
-    rho: Annotated[float, Field(gt=0)] = 7.0
-    """Curvature of the grid."""
-
-    @model_validator(mode="after")
-    def _levels_are_in_order(self) -> "KarrasGrid":
-        if self.lowest >= self.highest:
-            raise ValueError(f"lowest={self.lowest:g} must lie below highest={self.highest:g}; swap them")
-        return self
 
     @abc.abstractmethod
     def count(self, progress: float) -> float:
@@ -77,7 +64,7 @@ class KarrasGrid(LowerNoise, abc.ABC):
 
     def lower(self, sigma: TimeTensor, progress: float) -> TimeTensor:
         """One step down the grid; 0 from the first level down."""
-        low, high = self.lowest ** (1 / self.rho), self.highest ** (1 / self.rho)
+        low, high = self.roots
         step = (high - low) / self.count(progress)
         root = sigma ** (1 / self.rho) - step
         return torch.where(root > low + self.slack * step, root.clamp(min=low) ** self.rho, 0.0)

@@ -30,8 +30,8 @@ class Term(NamedTuple):
     """Mean over the rows that it scores, unweighted: what is logged."""
     share: Tensor
     """What is added to the total: weighted, and in proportion to its rows."""
-    parts: dict[str, Tensor]
-    """Means of the parts that it noted, detached."""
+    notes: dict[str, Tensor]
+    """Means of the parts of its loss that it noted, detached."""
     draw: Draw
     """The draw as this objective is asked about it."""
     out: dict[str, Tensor]
@@ -56,8 +56,8 @@ class Loss(NamedTuple):
     """Mean of every objective over its rows, unweighted, detached."""
     passes: Count
     """What this step cost."""
-    parts: dict[str, Tensor] = {}  # noqa: RUF012  # never changed
-    """Means of the parts of single objectives' losses, detached, by the names of `Composer.parts`."""
+    notes: dict[str, Tensor]
+    """Means of parts of objectives' losses that the log shows besides, detached, in the order of `Composer.notes`."""
 
 
 class Composer:
@@ -103,6 +103,11 @@ class Composer:
                 check_velocity(objectives, self.horizons, pairs, f"objectives.{name}")
         if guidance.active and "frozen" not in guidance.networks:
             check_velocity(objectives, self.horizons, pairs, "guidance")
+        if label_drop and drop_where == "prefix" and self._sees_pairs and (groups := pairs.groups(64)):
+            raise ValueError(
+                f"label_drop_where=prefix takes the labels of the rows at the front, which pairs makes for "
+                f"{next(iter(groups))}; type label_drop_where=anywhere"
+            )
         if self._own_rows and not any(self._own_rows in objective.groups for objective in objectives.values()):
             raise ValueError(
                 f"pairs makes rows {self._own_rows} for the model's own samples, which nothing puts there; "
@@ -118,13 +123,19 @@ class Composer:
             return f": {refusal}".replace("type derivative.", f"type objectives.{name}.derivative.")
         if objective.straight and not isinstance(self.path, Linear):
             return " holds on the linear path only; type path=linear"
+        if objective.straight and isinstance(self.path, Linear) and self.path.damped_below:
+            return " holds on straight lines, which a damped velocity leaves; type path.damped_below=0"
         if objective.without_data and not self.guidance.distils:
-            return ".image_free learns from a teacher alone; type guidance=frozen guidance.omega=0"
+            return ".image_free learns from a teacher alone, at all times; type guidance=frozen guidance.omega=0"
         if objective.guides and not self.pairs.gap:
             return ".scale guides the finest jumps, and there are none; type pairs=dyadic pairs.finest=step"
         if objective.guides and not (self.classes and self.label_drop):
             lacks = "type label_drop=0.1" if self.classes else "choose data with labels (digits)"
             return f".scale needs the null label, which is never trained; {lacks}"
+        if objective.scores_all and self.shares[name].rows != "all":
+            return (
+                f" has to score every row of the batch; type objectives.{name}.rows=all, or give it a head of its own"
+            )
         if refusal := self._rows_refusal(objective):
             return refusal
         if objective.uncertainty and not objective.is_error:
@@ -136,7 +147,8 @@ class Composer:
         if missing := objective.groups - self.pairs.groups(64).keys():
             shares = " ".join(f"pairs.{group}=1" for group in sorted(missing) if group in type(self.pairs).model_fields)
             makes = _typed(lambda pairs: missing <= pairs.groups(64).keys())
-            return f" needs rows that are made for {', '.join(sorted(missing))}; type {shares or makes}"
+            made = "" if shares else f", which {makes} makes"
+            return f" needs rows of its own kinds ({', '.join(sorted(missing))}){made}; type {shares or makes}"
         if objective.shares_times and not (self._sees_pairs and self.pairs.together > 1):
             return f" compares samples that share their times; type {_typed(lambda pairs: pairs.together > 1)}"
         if self._own_rows and not objective.negative:
@@ -146,9 +158,9 @@ class Composer:
         return None
 
     @property
-    def parts(self) -> list[str]:
+    def notes(self) -> list[str]:
         """Names of the parts of losses that the log shows besides: 'gan.critic'."""
-        return [f"{name}.{part}" for name, objective in self.objectives.items() for part in objective.parts]
+        return [f"{name}.{part}" for name, objective in self.objectives.items() for part in objective.notes]
 
     @property
     def networks(self) -> frozenset[Weights]:
@@ -283,8 +295,8 @@ class Composer:
         scored = self.score(networks, draw)
         total = reduce(torch.add, [term.share for term in scored.terms.values()])
         values = {name: term.value.detach() for name, term in scored.terms.items()}
-        parts = {f"{name}.{part}": value for name, term in scored.terms.items() for part, value in term.parts.items()}
-        return Loss(total, values, scored.passes.count, parts)
+        notes = {f"{name}.{part}": mean for name, term in scored.terms.items() for part, mean in term.notes.items()}
+        return Loss(total, values, scored.passes.count, notes)
 
     def score(self, networks: Networks, draw: Draw) -> Scored:
         """Every objective's term, with gradients."""
@@ -317,13 +329,14 @@ class Composer:
     ) -> Term:
         weight = self.objectives[name].weight(draw.progress)
         mean, total = _means(losses, rows)
-        if lacks := [part for part in self.objectives[name].parts if part not in noted]:
-            raise ValueError(f"objectives.{name} names {', '.join(lacks)} in `parts` and did not note it in its loss")
-        parts = {part: _means(noted[part], rows)[0] for part in self.objectives[name].parts}
+        if noted.keys() != (named := {*self.objectives[name].notes}):
+            told = " and ".join(", ".join(sorted(some)) or "nothing" for some in (named, noted))
+            raise ValueError(f"objectives.{name}: `notes` and what its loss notes differ, {told}")
+        notes = {part: _means(noted[part], rows)[0] for part in self.objectives[name].notes}
         if self.objectives[name].uncertainty:
             s = out[log_variance(name)]
             _, total = _means((-s).exp() * losses + s, rows)
-        return Term(mean, weight * total, parts, draw, out)
+        return Term(mean, weight * total, notes, draw, out)
 
     def _asked(self, draw: Draw, share: Share, r: TimeTensor) -> Draw:
         """The draw as an objective with this share is asked about it."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
@@ -29,6 +30,11 @@ Weights = Literal["online", "ema", "frozen"]
 @runtime_checkable
 class Interpolant(Protocol):
     """What objectives may ask of a path: see genobj.paths.base.Path."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether times a little below 0 or above 1 have a place on it too."""
+        ...
 
     def point(self, x: Samples, z: Samples, t: TimeTensor) -> Samples:
         """x_t of data x and noise z."""
@@ -234,12 +240,21 @@ class Passes(Protocol):
         ...
 
     def note(self, **parts: Losses) -> None:
-        """Have the log show parts of the objective's loss, each (batch,), beside the whole; see Objective.parts."""
+        """Have the log show parts of the objective's loss, each (batch,), beside the whole; see Objective.notes."""
         ...
 
     def remember(self, key: Hashable, make: Callable[[], T], *of: object) -> T:
         """The value made in this step for `key` and these very objects; tensors kept so are equal for all who ask."""
         ...
+
+
+def resting(g: Guide | None, t: TimeTensor) -> Guide | None:
+    """What a question for the velocity at t is fed: the scale that holds there, on the whole interval."""
+    if g is None:
+        return None
+    w, low, high = g.unbind(1)
+    here = torch.where((t >= low) & (t <= high), w, 1.0)
+    return torch.stack([here, torch.zeros_like(t), torch.ones_like(t)], 1)
 
 
 def over(t: Shaped[Tensor, " batch"], x: Shaped[Tensor, "batch ..."]) -> Tensor:

@@ -216,6 +216,15 @@ class TestSlopes:
         ]
         assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
 
+    def test_rows_that_stand_for_all_are_refused_in_a_mixture(self) -> None:
+        """Jumps are the last quarter of the batch: a penalty measured there would count four times."""
+        objectives = {"fm": {"head": "u"}, "cm": {"head": "u"}, "gan": {"generator": "u"}}
+        tree: dict[str, Any] = {"objectives": objectives, "pairs": {"kind": "zero", "equal_share": 0.75}}
+        with pytest.raises(ValueError, match=r"every row of the batch; type objectives\.gan\.rows=all, or give it"):
+            experiment(**tree)
+        for change in ({"rows": "all"}, {"penalty": {"share": 1.0}}, {"penalty": {"gamma": 0.0}}):
+            experiment(**tree | {"objectives": objectives | {"gan": {"generator": "u"} | change}}).composer()
+
     def test_at_least_one_row(self) -> None:
         draw, passes = draw_of(4), Ridge(torch.ones(3, dtype=torch.float64))
         assert SlopePenalty(share=0.01)(self.points(draw), draw.noise[1], "critic", passes).count_nonzero() == 1
@@ -351,10 +360,13 @@ class TestTheLog:
     def test_a_part_that_is_named_and_not_noted_is_an_error_in_a_sentence(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Adversarial, "parts", ("critic", "generator", "penalty", "mood"))
+        monkeypatch.setattr(Adversarial, "notes", ("critic", "generator", "penalty", "mood"))
         settings = experiment()
         draw = settings.composer().draw(*batch(settings), torch.Generator().manual_seed(3))
-        with pytest.raises(ValueError, match=r"objectives\.gan names mood in `parts`"):
+        with pytest.raises(
+            ValueError,
+            match=r"objectives\.gan: `notes` and what its loss notes differ, critic, generator, mood",
+        ):
             settings.composer().loss({"online": stirred(settings)}, draw)
 
 

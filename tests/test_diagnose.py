@@ -13,12 +13,11 @@ from genobj.cli.main import run
 from genobj.cli.resolve import resolve
 from genobj.composer import Composer
 from genobj.experiment import Experiment
-from genobj.guidance.fed import FedGuidance
 from genobj.run import Run
 from genobj.testing import GaussianFlow
 from genobj.training import diagnose
 from genobj.training.diagnose import Diagnosis, gaps, gradients, tangents, targets
-from genobj.types import Draw, Guide, over
+from genobj.types import Draw, Guide, over, resting
 
 TINY = {
     "train.steps": 12,
@@ -189,7 +188,7 @@ class TestGaps:
         composer = Experiment.model_validate(TRI).composer()
         t = torch.full((8,), 0.8)
         g = torch.tensor([3.0, 0.0, 0.4]).expand(8, 3)
-        draw = draws(composer, 8)._replace(t=t, r=torch.zeros(8), g=g, g_v=FedGuidance.at_rest(t, *g.unbind(1)))
+        draw = draws(composer, 8)._replace(t=t, r=torch.zeros(8), g=g, g_v=resting(g, t))
         # v = 1 for t in (0.4, 0.8], 3 below: the mean is 2, u says 3.
         assert gaps(Fed(), draw, 400)["gap/u/integral"] == pytest.approx(0.5, abs=0.01)
 

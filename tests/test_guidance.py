@@ -16,9 +16,13 @@ from genobj.guidance.fed import FedGuidance
 from genobj.guidance.frozen import FrozenGuidance
 from genobj.guidance.mean_flow import MeanFlowGuidance
 from genobj.guidance.own import SelfGuidance
+from genobj.objectives.any_step import AnyStep
+from genobj.objectives.distribution_matching import DistributionMatching
 from genobj.objectives.flow_matching import FlowMatching
 from genobj.objectives.improved_mean_flow import ImprovedMeanFlow
 from genobj.objectives.mean_flow import MeanFlow
+from genobj.objectives.twin_flow import TwinFlow
+from genobj.objectives.whole_twin_flow import WholeTwinFlow
 from genobj.parts import GUIDANCE
 from genobj.passes import Count, StepPasses
 from genobj.paths.linear import Linear
@@ -26,7 +30,9 @@ from genobj.run import Run
 from genobj.samplers.euler import Euler
 from genobj.samplers.flow_map import FlowMap
 from genobj.samplers.heun import Heun
+from genobj.testing import GaussianFlow
 from genobj.times.pairs import Below, Pairs, Sorted
+from genobj.times.twin import Twin
 from genobj.times.uniform import Uniform
 from genobj.types import Draw, Horizon, Point
 
@@ -238,8 +244,8 @@ class TestWhere:
         resolve("dumo-digits", overrides=[f"guidance={kind}", "label_drop=0.1"])
 
 
-def _composer(guidance: Guidance, pairs: Pairs | None = None, **options: Any) -> Composer:
-    objectives = {"mf": MeanFlow(head="w")}
+def _composer(guidance: Guidance, pairs: Pairs | None = None, objectives: Any = None, **options: Any) -> Composer:
+    objectives = objectives or {"mf": MeanFlow(head="w")}
     return Composer(Linear(), Uniform(), pairs or Sorted(), objectives, guidance, classes=NULL, **options)
 
 
@@ -305,6 +311,38 @@ class TestFed:
         assert (draw.g[:16, 1:] == torch.tensor([0.0, 1.0])).all()
         assert not (draw.g[16:, 1:] == torch.tensor([0.0, 1.0])).all(1).any()
         assert torch.equal(draw.g[:16], draw.g_v[:16])
+
+    @pytest.mark.parametrize(
+        ("objectives", "pairs", "latest"),
+        [
+            ({"own": TwinFlow(head="w")}, Twin(), 0.0),
+            ({"rcgm": AnyStep(head="w"), "own": WholeTwinFlow(head="w")}, Sorted(equal_share=0.25), 0.0),
+            ({"mf": MeanFlow(head="w"), "own": DistributionMatching(generator="u")}, Sorted(equal_share=0.25), 1.0),
+        ],
+    )
+    def test_velocities_at_own_samples_are_asked_on_the_whole_interval(
+        self, objectives: Any, pairs: Any, latest: float
+    ) -> None:
+        class Asked(GaussianFlow):
+            """Counts rows at times up to `latest` whose velocity is asked for, and those on a part of the interval."""
+
+            def __init__(self) -> None:
+                super().__init__(heads=("u", "w"))
+                self.fed, self.rows, self.partial = 8.0, 0, 0
+
+            def __call__(self, x_t: Any, t: Any, *, r: Any = None, y: Any = None, g: Any = None) -> dict[str, Tensor]:
+                resting = (r == t) & (t <= latest) & (not torch.is_grad_enabled())
+                self.rows += int(resting.sum())
+                self.partial += int((resting & ((g[:, 1] != 0) | (g[:, 2] != 1))).sum())
+                out = super().__call__(x_t, t.abs(), r=r.abs())
+                return {**out, "fake": out["w"]}
+
+        net = Asked()
+        composer = _composer(FedGuidance(), pairs, objectives)
+        draw = composer.draw(torch.randn(64, 2), torch.arange(64) % 10, torch.Generator().manual_seed(0))
+        composer.loss({"online": net, "ema": net}, draw)
+        assert net.rows >= 16
+        assert not net.partial
 
     def test_the_formula(self) -> None:
         composer, draw = self.draw()

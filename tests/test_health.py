@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 def loss(total: float, fm: float = 1.0, cm: float = 1.0) -> Loss:
     terms = {"fm": torch.tensor(fm), "cm": torch.tensor(cm)}
-    return Loss(torch.tensor(total, requires_grad=True) * 1.0, terms, Count())
+    return Loss(torch.tensor(total, requires_grad=True) * 1.0, terms, Count(), {})
 
 
 def health(patience: int = 5, **more: Any) -> Health:
@@ -66,6 +66,18 @@ class TestBadSteps:
         bad = health().watch([loss(numbers["total"], numbers["fm"])], torch.tensor(numbers["norm"]))
         assert (bad.item(), bad.dtype, bad.shape) == (1.0, torch.float32, torch.Size([]))
 
+    def test_what_is_only_shown_is_not_judged(self) -> None:
+        watcher = health(1, notes=["cm.part"])
+        for part in (math.nan, math.inf, -math.inf, 1.0):
+            noted = loss(1.0)._replace(notes={"cm.part": torch.tensor(part)})
+            assert watcher.watch([noted], torch.tensor(2.0)).item() == 0.0
+        said = watcher.read(4)
+        assert (said["loss"], said["cm"], said["gradient"]) == (1.0, 1.0, 2.0)
+        assert math.isnan(said["cm.part"])
+        assert "skipped" not in said
+        watcher.watch([loss(1.0)._replace(notes={"cm.part": torch.tensor(3.0)})], torch.tensor(2.0))
+        assert watcher.read(5)["cm.part"] == 3.0
+
     def test_large_numbers_are_finite(self) -> None:
         """Their sum is not."""
         assert health().watch([loss(3e38, 3e38, 3e38)], torch.tensor(3e38)).item() == 0.0
@@ -91,7 +103,7 @@ class TestBadSteps:
     def test_a_gpu_is_never_waited_for(self) -> None:
         device = torch.device("cuda")
         watcher, norm = Health(["fm"], device, 5), torch.ones((), device=device)
-        one = Loss(torch.ones((), device=device), {"fm": torch.ones((), device=device)}, Count())
+        one = Loss(torch.ones((), device=device), {"fm": torch.ones((), device=device)}, Count(), {})
         torch.cuda.set_sync_debug_mode("error")
         try:
             bads = [watcher.watch([one], norm * value) for value in [1.0] * (BLOCK + 5) + [math.nan, math.inf]]
@@ -219,7 +231,7 @@ ranks = Ranks(rank, 2)
 health = Health(["fm"], torch.device("cpu"), 2, over_ranks=ranks.mean)
 
 def step(mine):
-    bad = health.watch([Loss(torch.tensor(mine), {"fm": torch.tensor(mine)}, Count())], torch.tensor(5.0))
+    bad = health.watch([Loss(torch.tensor(mine), {"fm": torch.tensor(mine)}, Count(), {})], torch.tensor(5.0))
     dist.all_reduce(bad, dist.ReduceOp.MAX)
     return bad.item()
 

@@ -207,7 +207,7 @@ class TestHealth:
             result = original(composer, networks, draw)
             if next(calls) in bad_steps:
                 nan = result.total * math.nan
-                return Loss(nan, result.terms | {"cm": nan.detach()}, result.passes)
+                return result._replace(total=nan, terms=result.terms | {"cm": nan.detach()})
             return result
 
         step.composer.loss = loss.__get__(step.composer)  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ from torch import Tensor
 from genobj import seeds
 from genobj.composer import Composer
 from genobj.cost import measure
+from genobj.distances.barron import Barron
 from genobj.experiment import Experiment
 from genobj.guidance.frozen import FrozenGuidance
 from genobj.guidance.mean_flow import MeanFlowGuidance
@@ -242,13 +243,19 @@ class TestTwinFlow:
     def test_its_terms_add_up(self) -> None:
         """The loss is mean of the base over all rows plus `rectify` times the mean over e2e."""
         net, none, one = _flow(std=0.8), TwinFlow(head="w", rectify=0), TwinFlow(head="w", rectify=1)
-        means = []
+        means, noted = [], list[dict[str, float]]()
         for objective in (none, one, one.model_copy(update={"rectify": 3.0})):
             torch.manual_seed(0)
             passes = StepPasses({"online": net, "ema": net}, ROWS)
             draw = _twin_draw(_flow(std=0.4), objective, passes)
             means.append(objective.loss(passes.main(draw.point), draw, passes).mean())
+            noted.append({name: value.mean().item() for name, value in passes.noted().items()})
         assert means[2] - means[0] == pytest.approx(3 * (means[1] - means[0]).item(), abs=1e-9)
+        assert noted[0] == noted[1] == noted[2]
+        assert means[1] - means[0] == pytest.approx(noted[1]["rectification"], rel=1e-9)
+        rows = range(3 * ROWS // 4, ROWS)  # adv, where the weight is 1
+        alone = Barron()(passes.main(draw.point)["w"], draw.v_t)[rows.start :]
+        assert noted[2]["fake"] == pytest.approx(alone.mean().item(), rel=1e-9)
 
 
 class TestWholeBatch:
@@ -278,11 +285,19 @@ class TestWholeBatch:
         draw = draw._replace(x=x, z=z, x_t=x_t, v_t=v, v_path=v, noise=(torch.randn_like(z),), chance=draw.t)
         errors = []
         for delta in (0.004, 0.002, 0.001):
-            losses = []
+            losses, noted = [], []
             for order in (0, 1):
                 passes = StepPasses({"online": net, "ema": net}, ROWS)
                 objective = WholeTwinFlow(head="w", order=order, delta=delta)
                 losses.append(objective.loss(passes.main(draw.point), draw, passes))
+                noted.append(passes.noted())
+            torch.testing.assert_close(losses[1] - losses[0], noted[1]["jump"])
+            for order in (0, 1):
+                parts = noted[order]
+                torch.testing.assert_close(
+                    losses[order], parts["fake"] + objective.rectify * parts["rectification"] + parts["jump"]
+                )
+                assert bool(parts["jump"].any()) is (order == 1)
             errors.append((losses[1] - losses[0]).max().sqrt().item())
         assert errors[-1] < 0.02
         assert all(abs(slope - 1) < 0.1 for slope in _slopes(errors)), errors
@@ -340,6 +355,15 @@ class TestGroups:
         assert "none for" in str(Twin().refusal(2))
         assert Twin().refusal(4) is None
 
+    def test_labels_are_not_dropped_from_one_group_alone(self) -> None:
+        with pytest.raises(ValueError, match=r"makes for e2e; type label_drop_where=anywhere"):
+            _composer(TwinFlow(), drop_where="prefix")
+        _composer(TwinFlow(), drop_where="prefix", label_drop=0.0, guidance=NoGuidance())
+
+    def test_its_rows_are_its_groups(self) -> None:
+        with pytest.raises(ValueError, match=r"has to score every row of the batch; type objectives\.o0\.rows=all"):
+            _composer(TwinFlow(rows="rest"))
+
     def test_twinflow_asks_for_its_groups(self) -> None:
         with pytest.raises(ValueError, match="type pairs=twin"):
             _composer(TwinFlow(), pairs=Below())
@@ -366,7 +390,16 @@ class TestGroups:
         with pytest.raises(ValueError, match=r"type pairs=below pairs\.equal_share=0\.25"):
             _composer(SplitMeanFlow(head="u"), pairs=Twin(adv=0.0))
 
-    @pytest.mark.parametrize("guidance", [NoGuidance(), MeanFlowGuidance(kappa=0.5), FrozenGuidance(omega=0.5)])
+    @pytest.mark.parametrize(
+        "guidance",
+        [
+            NoGuidance(),
+            MeanFlowGuidance(kappa=0.5),
+            FrozenGuidance(omega=0.5),
+            FrozenGuidance(omega=0.0, interval=(0.2, 0.5)),
+            FrozenGuidance(omega=0.0, dropped="plain"),
+        ],
+    )
     def test_image_free_learns_from_a_teacher_alone(self, guidance: Any) -> None:
         with pytest.raises(ValueError, match=r"type guidance=frozen guidance\.omega=0"):
             _composer(TwinFlow(image_free=True), guidance=guidance)

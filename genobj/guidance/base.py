@@ -80,7 +80,7 @@ class Guidance(Config, abc.ABC):
     def velocity(self, draw: Draw, passes: Passes) -> Samples:
         """Guided velocity of every sample; draw.null are the labels of no condition."""
 
-    def inputs(self, t: TimeTensor, r: TimeTensor, generator: torch.Generator) -> tuple[Guide, Guide]:
+    def inputs(self, t: TimeTensor, r: TimeTensor, generator: torch.Generator) -> tuple[Guide, Guide | None]:
         """What the network is fed in the main forward, and when it is asked for its velocity."""
         raise NotImplementedError("this guidance feeds nothing")
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from genobj.guidance.base import Guidance
-from genobj.types import Draw, Guide, Passes, Samples, TimeTensor, over
+from genobj.types import Draw, Guide, Passes, Samples, TimeTensor, over, resting
 
 
 class FedGuidance(Guidance):
@@ -35,7 +35,7 @@ class FedGuidance(Guidance):
         """The largest scale."""
         return self.highest
 
-    def inputs(self, t: TimeTensor, r: TimeTensor, generator: torch.Generator) -> tuple[Guide, Guide]:
+    def inputs(self, t: TimeTensor, r: TimeTensor, generator: torch.Generator) -> tuple[Guide, Guide | None]:
         """Scale, low and high of every row; low and high are uniform on either side of 1/2."""
         share, low, high = torch.rand(3, len(t), generator=generator, device=t.device)
         low, high = torch.where(r == t, 0.0, low / 2), torch.where(r == t, 1.0, (1 + high) / 2)
@@ -43,13 +43,8 @@ class FedGuidance(Guidance):
             w = self.highest**share
         else:
             w = (1 + share * (self.highest ** (1 - self.power) - 1)) ** (1 / (1 - self.power))
-        return torch.stack([w, low, high], 1), self.at_rest(t, w, low, high)
-
-    @staticmethod
-    def at_rest(t: TimeTensor, w: TimeTensor, low: TimeTensor, high: TimeTensor) -> Guide:
-        """What a question for the velocity is fed: the scale that holds at t, on the whole interval."""
-        here = torch.where((t >= low) & (t <= high), w, 1.0)
-        return torch.stack([here, torch.zeros_like(t), torch.ones_like(t)], 1)
+        g = torch.stack([w, low, high], 1)
+        return g, resting(g, t)
 
     def velocity(self, draw: Draw, passes: Passes) -> Samples:
         """The formula above: two gradient-free passes."""

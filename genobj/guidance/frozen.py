@@ -59,8 +59,8 @@ class FrozenGuidance(Guidance):
 
     @property
     def distils(self) -> bool:
-        """Where omega is 0."""
-        return self.omega == 0
+        """Where omega is 0, at all times and for all labels; ends=open leaves out those with t = 0 and t = 1."""
+        return self.omega == 0 and self.interval == (0.0, 1.0) and self.dropped == "guided"
 
     def refusal(self, *, label_drop: float) -> str | None:
         """None: the null label is the teacher's. Which teacher it is, is checked by the experiment."""

@@ -26,7 +26,7 @@ class Adversarial(OwnSamples):
     """Adversarial learning: a critic head on the trunk's features tells a head's jumps from data (one step)."""
 
     draws_noise: ClassVar[int] = 2
-    parts: ClassVar[tuple[str, ...]] = ("critic", "generator", "penalty")
+    notes: ClassVar[tuple[str, ...]] = ("critic", "generator", "penalty")
     citations: ClassVar[tuple[str, ...]] = ("huang2024r3gan", "sauer2024ladd", "lin2025apt")
 
     head: str = "critic"
@@ -35,6 +35,11 @@ class Adversarial(OwnSamples):
     """Losses of the two players."""
     penalty: SlopePenalty = SlopePenalty()
     """Penalty on the critic's slope."""
+
+    @property
+    def scores_all(self) -> bool:
+        """Where the penalty is measured on some rows alone."""
+        return self.penalty.gamma > 0 and self.penalty.share < 1
 
     @property
     def scalars(self) -> Mapping[str, str]:

@@ -34,7 +34,7 @@ class Objective(Config, abc.ABC):
     """Whether rows at negative times, which hold the model's own samples, mean something to this."""
     backward: ClassVar[bool] = False
     """Whether this asks the network at negative times, whatever the law of (t, r) draws."""
-    parts: ClassVar[tuple[str, ...]] = ()
+    notes: ClassVar[tuple[str, ...]] = ()
     """Parts of the loss that the log shows beside their sum, as NAME.part; `loss` hands them to `passes.note`."""
 
     weight: Annotated[Number, within(0.0)] = Constant()
@@ -54,6 +54,11 @@ class Objective(Config, abc.ABC):
     def groups(self) -> frozenset[str]:
         """Groups of rows, `draw.groups`, that this asks the law of (t, r) for; parts of a batch have equal shares."""
         return frozenset()
+
+    @property
+    def scores_all(self) -> bool:
+        """Whether this has to score every row of the batch: rows have their places, or some stand for all."""
+        return bool(self.groups)
 
     @property
     def scalars(self) -> Mapping[str, str]:
@@ -121,6 +126,8 @@ class Regression(Objective, abc.ABC):
 
     horizon: ClassVar[Horizon] = "instant"
     """Where the trained average velocity ends: instant (r = t), data (r = 0) or interval (r given)."""
+    at_draw: ClassVar[bool] = True
+    """Whether `target` is about the draw's own point."""
 
     head: str
     """Head that this objective trains."""

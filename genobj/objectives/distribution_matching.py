@@ -4,8 +4,7 @@
     L_fake = E || v_fake(x_s, s) - dx_s/ds ||^2                the velocity of own samples, DMD Eq. (6)
     L_G = 1/2 || x_hat - sg(x_hat - d) ||^2,    d = (x_fake - x_real) / mean|x_hat - x_real|,    DMD Eq. (7), (8)
 
-with x_fake, x_real the data ends of v_fake, v_real at x_s; d vanishes where own samples are distributed as the data.
-Paper to here: mu_fake, mu_real -> x_fake, x_real; G(z) -> x_hat. v_fake is a head, and teaches the trunk too.
+Paper to here: mu_fake, mu_real -> x_fake, x_real, the data ends of v_fake and v_real at x_s; G(z) -> x_hat.
 """
 
 from collections.abc import Mapping
@@ -16,14 +15,14 @@ from torch import Tensor
 
 from genobj.distances.mse import MSE
 from genobj.objectives.own_samples import OwnSamples
-from genobj.types import Draw, Horizon, Losses, Passes, Weights, over
+from genobj.types import Draw, Horizon, Losses, Passes, Weights, over, resting
 
 
 @final
 class DistributionMatching(OwnSamples):
     """Distribution matching: own samples move to where data are denser than they are (one step)."""
 
-    parts: ClassVar[tuple[str, ...]] = ("fake", "generator")
+    notes: ClassVar[tuple[str, ...]] = ("fake", "generator")
     citations: ClassVar[tuple[str, ...]] = ("yin2024dmd", "yin2024dmd2")
 
     head: str = "fake"
@@ -52,7 +51,8 @@ class DistributionMatching(OwnSamples):
         (point,) = self.seen(draw, x := own.detach())
         v = passes.learn(point)[self.head]
         with torch.no_grad():
-            there = passes.velocity(point._replace(g=None) if self.real == "frozen" else point, self.real)
+            told = None if self.real == "frozen" else resting(draw.g, point.t)
+            there = passes.velocity(point._replace(g=told), self.real)
             fake, real = (path.ends(point.x_t, velocity, point.t)[0] for velocity in (v, there))
             d = (fake - real) / over((x - real).abs().flatten(1).mean(1).clamp(min=1e-6), x)
         learnt, moved = distance(v, path.velocity(x, draw.noise[0], point.t)), distance(own, x - d) / 2

@@ -35,9 +35,9 @@ class Ratio(Regression, abc.ABC):
     weighting: Literal["cosine", "reversed", "none"] = "cosine"
     """Factor of a row's loss: cos(1.57 t), the same in the time of the reversed transport, cos(1.57 (1 - t)), or 1."""
     step: Annotated[float, Field(gt=0, le=0.25)] = 0.005
-    """e, step in t of the difference at ratio 1."""
+    """e, step in t of the difference at ratios above 1 - e."""
     clamped: bool = False
-    """Keep the times of that difference in [0, 1], which the path vp needs, and divide by what is left of 2e."""
+    """Keep the times of that difference in [0, 1], and divide by what is left of 2e; on the path vp ever so."""
     precision: Literal["float32", "autocast"] = "float32"
     """Precision of the passes: a difference amplifies rounding. Where the forward with gradients is in low precision,
     float32 is one more pass below ratio 1."""
@@ -88,10 +88,10 @@ class Ratio(Regression, abc.ABC):
         x, z = path.ends(draw.x_t, draw.v_t, draw.t)
 
         def at(s: TimeTensor) -> Point:
-            s = s.clamp(0, 1) if self.clamped else s
+            s = s.clamp(0, 1) if self.clamped or not path.goes_on else s
             return here._replace(x_t=path.point(x, z, s), t=s)
 
-        if ratio < 1:
+        if 1 - ratio > self.step:  # nearer to 1 rounding is all that such a difference shows
             ahead, behind = here._replace(t=kept(here.t)), at(ratio * kept(here.t))
             u = self.ask(passes, here, precise=exact)
         else:

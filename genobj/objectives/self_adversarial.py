@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from genobj.objectives.walk import Walk
-from genobj.types import Draw, Horizon, Passes, Point, Samples, TimeTensor
+from genobj.types import Draw, Horizon, Passes, Point, Samples, TimeTensor, resting
 
 
 class SelfAdversarial(Walk, abc.ABC):
@@ -47,7 +47,7 @@ class SelfAdversarial(Walk, abc.ABC):
         """How far the fake flow's velocity lies from the real one's where own samples x are noised, shaped like x."""
         assert draw.chance is not None, "the composer draws what objectives declare"
         s = draw.chance.to(x.dtype)
-        real = draw.point._replace(x_t=on_path(draw, x, draw.noise[-1], s)[0], t=s, r=s)
+        real = draw.point._replace(x_t=on_path(draw, x, draw.noise[-1], s)[0], t=s, r=s, g=resting(draw.g, s))
         fake, true = (out[self.head] for out in passes(real._replace(t=-s, r=-s), real))
         return fake - true
 

@@ -26,7 +26,8 @@ class SlopePenalty(Config):
     """Step of the differences that measure the slope."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.125
     """Share of the rows, at the end of the batch or of each part of it (device, micro-batch), on which it is measured
-    (at least one): however it is rounded there, the penalty is unbiased."""
+    (at least one): however it is rounded there, the penalty is unbiased. Below 1 these rows stand for all, and
+    the objective scores all (no mixture)."""
 
     def __call__(self, points: Sequence[Point], n: Samples, head: str, passes: Passes) -> Losses:
         """The penalty (batch,), summed over the points; in float32, as every difference. n: (batch, *shape) noise.

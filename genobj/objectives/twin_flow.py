@@ -35,7 +35,7 @@ class TwinFlow(SelfAdversarial):
     """TwinFlow: RCGM that also matches the flow to its own samples with that to data (one or a few steps)."""
 
     draws_noise: ClassVar[int] = 2
-    parts: ClassVar[tuple[str, ...]] = ("rectification",)
+    notes: ClassVar[tuple[str, ...]] = ("fake", "rectification")
 
     distance: Annotated[Distance, Pick(DISTANCES, "barron")] = Barron()
     """Distance of both terms (published: Barron's with alpha = 1, c = 1e-3, or mse)."""
@@ -84,9 +84,8 @@ class TwinFlow(SelfAdversarial):
         u, part = out[self.head][rows], draw.part(rows)
         with torch.no_grad():
             better = u - self.bounded(self.apart(self.landed(part, part.x_t, u), part, passes))
-        share = len(draw.t) / max(len(u), 1)
-        rectified = F.pad(share * self.distance(u, better), (rows.start, len(draw.t) - rows.stop))
-        passes.note(rectification=rectified)
+        rectified, own = _whole(self.distance(u, better), rows, len(base)), _rows(draw, "adv")
+        passes.note(fake=_whole(base[own], own, len(base)), rectification=rectified)
         return self.importance(draw) * base + self.rectify * rectified
 
 
@@ -94,6 +93,11 @@ def _rows(draw: Draw, group: str) -> slice:
     """The rows of a group; none if the law of (t, r) has no such group."""
     assert draw.groups is not None, "the composer tells the groups of rows"
     return draw.groups.get(group, slice(0, 0))
+
+
+def _whole(losses: Tensor, rows: slice, batch: int) -> Losses:
+    """Losses of a group put among zeros for the other rows, so that the mean is the group's."""
+    return F.pad(losses * (batch / max(len(losses), 1)), (rows.start, batch - rows.stop))
 
 
 def _put(old: Tensor, rows: slice, new: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
     F* = F(v_t)                                                           lambda = 0: the velocity, many steps
     F* = sg F - (a / d) 4 / sin(1.57 t) clamp(D, -1, 1)                   lambda > 0: the jump to data, few steps
-    D = (x_hat(x_t, t) - x_hat(X_s, s)) / (t - s),  s = lambda t          lambda < 1
-    D = (x_hat(X_{t+e}, t + e) - x_hat(X_{t-e}, t - e)) / 2e              lambda = 1, times not clamped
+    D = (x_hat(x_t, t) - x_hat(X_s, s)) / (t - s),  s = lambda t          lambda < 1 - e
+    D = (x_hat(X_{t+e}, t + e) - x_hat(X_{t-e}, t - e)) / 2e              above, times not clamped
     loss = cos(1.57 t) distance(F, F*),    F = p z_hat + q x_hat,    d = a q - b p
 
 Paper to here: alpha, gamma -> a, b, scales of noise and data, hatted p, q (F and X: ratio.py). Networks that say F

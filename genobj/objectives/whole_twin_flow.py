@@ -25,8 +25,9 @@ class WholeTwinFlow(SelfAdversarial):
 
     anchored: ClassVar[bool] = False
     negative: ClassVar[bool] = False
+    at_draw: ClassVar[bool] = False
     draws_noise: ClassVar[int] = 1
-    parts: ClassVar[tuple[str, ...]] = ("fake", "rectification")
+    notes: ClassVar[tuple[str, ...]] = ("fake", "rectification", "jump")
 
     def target(self, draw: Draw, passes: Passes) -> Samples:
         """u*."""
@@ -43,9 +44,9 @@ class WholeTwinFlow(SelfAdversarial):
             x_t, v = on_path(draw, x, draw.z, draw.t)
         fake = passes.learn(draw.point._replace(x_t=x_t, t=past, r=past))[self.head]
         learnt, rectified = self.distance(fake, v), self.distance(u, better)
-        passes.note(fake=learnt, rectification=rectified)
-        losses = learnt + self.rectify * rectified
-        if not self.order:
-            return losses
-        v_t = draw.v_t + (on_path(draw, draw.x, draw.z, end.t)[1] - draw.v_path)
-        return losses + super().loss(ahead, draw._replace(x_t=end.x_t, t=end.t, r=end.r, v_t=v_t, equal=0), passes)
+        jump = torch.zeros_like(learnt)
+        if self.order:
+            v_t = draw.v_t + (on_path(draw, draw.x, draw.z, end.t)[1] - draw.v_path)
+            jump = super().loss(ahead, draw._replace(x_t=end.x_t, t=end.t, r=end.r, v_t=v_t, equal=0), passes)
+        passes.note(fake=learnt, rectification=rectified, jump=jump)
+        return learnt + self.rectify * rectified + jump

@@ -1,7 +1,7 @@
 """A path x_t = noise_scale(t) z + data_scale(t) x and its velocity (DuMo Eq. 1, alpha and gamma there)."""
 
 import abc
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -18,6 +18,9 @@ class Path(Config, abc.ABC):
 
     bridge: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of extra noise on x_t that the target velocity ignores (torchcfm's sigma)."""
+
+    goes_on: ClassVar[bool] = True
+    """Whether times a little below 0 or above 1 have a place on it too."""
 
     @abc.abstractmethod
     def noise_scale(self, t: TimeTensor) -> TimeTensor:

@@ -27,6 +27,8 @@ class VP(Path):
 
     citations: ClassVar[tuple[str, ...]] = ("nichol2021improved",)
 
+    goes_on: ClassVar[bool] = False  # noise_scale is a root
+
     offset: Annotated[float, Field(ge=0)] = 0.008
     """s of the paper: makes the noise grow faster near data; 0 gives the trig path."""
 

@@ -49,7 +49,8 @@ class Grouped(Pairs):
         return super().refusal(batch)
 
     def _near(self, batch: int) -> int:
-        return max(batch // self.size, 1) * self.size
+        below = batch // self.size * self.size
+        return max(self.size, min(below, below + self.size, key=lambda whole: abs(whole - batch)))
 
     def draw(self, times: Times, batch: int, generator: torch.Generator) -> tuple[TimeTensor, TimeTensor]:
         """t from `times`, r = low + (t - low) U, of so many groups."""

@@ -32,14 +32,13 @@ from genobj.composer import Composer, Scored
 from genobj.config.base import Config
 from genobj.data.base import Source
 from genobj.derivatives import Derivative
-from genobj.guidance.fed import FedGuidance
 from genobj.objectives.base import Regression
 from genobj.passes import StepPasses, TrainedNetwork
 from genobj.seeds import mix
 from genobj.training.feed import moved
 from genobj.training.state import State
 from genobj.training.step import StepModule
-from genobj.types import Draw, Horizon, Point, Samples, TimeTensor, over
+from genobj.types import Draw, Horizon, Point, Samples, TimeTensor, over, resting
 
 LOG, PICTURE = "diagnostics.jsonl", "diagnostics.png"
 LOOKS = 0xD1A6  # stream of random numbers
@@ -197,7 +196,7 @@ def targets(composer: Composer, scored: Scored) -> Values:
     """Norms of the targets, and of what they add to the draw's velocity."""
     values: Values = {}
     for name, objective in composer.objectives.items():
-        if not isinstance(objective, Regression):
+        if not isinstance(objective, Regression) or not objective.at_draw:
             continue
         draw, rows = scored.terms[name].draw, composer.shares[name].mask(scored.draw)
         kept = slice(None) if rows is None else rows
@@ -257,8 +256,7 @@ def _jumps(draw: Draw, horizon: Horizon) -> Draw:
 
 def _at_rest(point: Point, x: Samples, t: TimeTensor) -> Point:
     """The point where the velocity at (x, t) is asked for, with the guidance that holds there."""
-    told = None if point.g is None else FedGuidance.at_rest(t, *point.g.unbind(1))
-    return Point(x, t, t, point.y, told)
+    return Point(x, t, t, point.y, resting(point.g, t))
 
 
 def _ask(net: TrainedNetwork, point: Point, head: str) -> Samples:

@@ -70,8 +70,9 @@ class Health:
 
     A step whose loss or gradient is not finite changes no weight: `bad` tells the fused optimiser to skip it.
 
-    names: of the objectives, then of their parts. patience: bad steps in a row that are too many. spike: see
-    HealthSettings. over_ranks: the mean of a tensor over all processes; all then read the same and decide alike.
+    names: of the objectives. notes: of parts of their losses, which are shown and not judged. patience: bad steps in a
+    row that are too many. spike: see HealthSettings. over_ranks: the mean of a tensor over all processes; all then read
+    the same and decide alike.
     """
 
     def __init__(
@@ -81,9 +82,11 @@ class Health:
         patience: int,
         spike: float = 10.0,
         over_ranks: Callable[[Tensor], Tensor] = lambda rows: rows,
+        notes: Sequence[str] = (),
     ):
-        self.names, self.patience, self.spike = ["loss", *names, "gradient"], patience, spike
-        self._over_ranks, self._zero = over_ranks, torch.zeros(len(self.names), device=device)
+        self.names, self.patience, self.spike = ["loss", *names, "gradient", *notes], patience, spike
+        self._judged = len(names) + 2
+        self._over_ranks, self._zero = over_ranks, torch.zeros(self._judged, device=device)
         self._rows: list[Tensor] = []
         self._blocks: list[Tensor] = []
         self._line: list[list[float]] = []
@@ -97,14 +100,13 @@ class Health:
         Returns a new float32 scalar on the device: 1. if this process must skip the step, 0. if not. On several
         processes, take its maximum over all of them in place: a loss may be bad on one that left the gradient finite.
         """
-        parts = [
-            torch.stack([loss.total.detach(), *loss.terms.values(), *loss.parts.values(), norm]) for loss in losses
-        ]
-        row = parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
+        rows = [torch.stack([loss.total.detach(), *loss.terms.values(), norm, *loss.notes.values()]) for loss in losses]
+        row = rows[0] if len(rows) == 1 else torch.stack(rows).mean(0)
         self._rows.append(row)
         if len(self._rows) == BLOCK:
             self._blocks, self._rows = [*self._blocks, torch.stack(self._rows)], []
-        bad = torch.dot(row, self._zero)  # 0 if all is finite, else nan: 0 times inf is that too
+        judged = row if len(row) == self._judged else row[: self._judged]
+        bad = torch.dot(judged, self._zero)  # 0 if all is finite, else nan: 0 times inf is that too
         return bad.ne_(bad)  # only nan differs from itself
 
     def read(self, step: int) -> dict[str, float]:
@@ -115,14 +117,14 @@ class Health:
         """
         self._fetch(step)
         line, self._line = self._line, []
-        good = [row for row in line if all(map(isfinite, row))]
+        good = [row for row in line if self._is_good(row)]
         if self._in_a_row >= self.patience:
             raise Diverged(
                 f"step {step}: {', '.join(self._culprits(line))} not finite for {self._in_a_row} steps in a row; no "
                 "weight was changed by them. Lower optim.lr, set optim.clip=1.0, or resume with health.rollback=1"
             )
         columns = dict(zip(self.names, zip(*good, strict=True), strict=True)) if good else {}
-        said: dict[str, float] = {name: fsum(columns[name]) / len(good) if good else nan for name in self.names}
+        said: dict[str, float] = {name: _mean(columns.get(name, ())) for name in self.names}
         if len(good) > 1:
             said |= {"loss_min": min(columns["loss"]), "loss_max": max(columns["loss"])}
             said |= {"gradient_max": max(columns["gradient"])}
@@ -150,9 +152,9 @@ class Health:
         self._rows, self._blocks = [], []
         self._line += rows
         for number, row in enumerate(rows, step - len(rows) + 1):
-            if all(map(isfinite, row)):
+            if self._is_good(row):
                 self._in_a_row = 0
-                times = max(self._loss.times(row[0]), self._gradient.times(row[-1]))
+                times = max(self._loss.times(row[0]), self._gradient.times(row[self._judged - 1]))
                 if times > self.spike:
                     self._spikes.append((times, number))
             else:
@@ -161,5 +163,15 @@ class Health:
     def _culprits(self, line: Sequence[Sequence[float]]) -> list[str]:
         """Objectives, and the gradient, that were not finite in the last steps of a line, all of them bad."""
         columns = zip(self.names, zip(*line[-self._in_a_row :], strict=True), strict=True)
-        broken = [name for name, column in columns if not all(map(isfinite, column))]
+        judged = list(columns)[: self._judged]
+        broken = [name for name, column in judged if not all(map(isfinite, column))]
         return [name for name in broken if name != "loss"] or broken
+
+    def _is_good(self, row: Sequence[float]) -> bool:
+        """Whether loss, terms and gradient norm are finite."""
+        return all(map(isfinite, row[: self._judged]))
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; nan if there is nothing, or something that is not finite."""
+    return fsum(values) / len(values) if values and all(map(isfinite, values)) else nan

@@ -95,8 +95,8 @@ def train(
     device = next(state.model.parameters()).device
     trained = [p for p in state.model.parameters() if p.requires_grad]
     generator = torch.Generator(device)
-    names = [*step.composer.objectives, *step.composer.parts]
-    health = Health(names, device, settings.patience, care.spike, ranks.mean)
+    objectives, notes = list(step.composer.objectives), step.composer.notes
+    health = Health(objectives, device, settings.patience, care.spike, ranks.mean, notes)
     rounds, total = settings.rounds(ranks.world), settings.steps * settings.batch
     parts = rounds * ranks.world
     ahead = settings.prefetch if settings.prefetch is not None else 2 * (device.type == "cuda" and not settings.workers)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from genobj.backbones.base import Features, Trunk
 from genobj.composer import Composer, Scored
 from genobj.guidance.base import Guidance
-from genobj.guidance.fed import FedGuidance
 from genobj.model import Model
 from genobj.parts import GUIDANCE, OBJECTIVES, PATHS
 from genobj.paths.base import Path
@@ -18,7 +17,7 @@ from genobj.paths.linear import Linear
 from genobj.reading import reading
 from genobj.times.pairs import Sorted
 from genobj.times.uniform import Uniform
-from genobj.types import Draw
+from genobj.types import Draw, resting
 from tests.parity import fixtures
 from tests.parity.fixtures import Case, TanhNetwork, check
 
@@ -170,7 +169,8 @@ def _draw(case: Case, path: Path) -> Draw:
     draw = draw._replace(equal=_prefix(t == r), gap=1 / options["T"] if family == "sc" else 0.0)
     if "w" in arrays:
         w, low, high = arrays["w"], arrays["lo"], arrays["hi"]
-        draw = draw._replace(g=torch.stack([w, low, high], 1), g_v=FedGuidance.at_rest(t, w, low, high))
+        g = torch.stack([w, low, high], 1)
+        draw = draw._replace(g=g, g_v=resting(g, t))
     return draw
 
 

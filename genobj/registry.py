@@ -41,6 +41,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     spellings = {_fold(name): name for name in known}
     folded = _fold(word)
     near = difflib.get_close_matches(folded, spellings, n=2, cutoff=0.6)
+    if not near and len(folded) <= 3:  # one letter of two is half the word; the first is the likelier to be right
+        near = difflib.get_close_matches(folded, spellings, n=9, cutoff=0.5)
+        near = sorted(near, key=lambda spelling: spelling[0] != folded[0])[:2]
     near += [s for s in spellings if len(folded) > 2 and (s.startswith(folded) or folded.startswith(s)) and len(s) > 2]
     answers = list(dict.fromkeys(spellings[n] for n in near))[:2]
     return f" Did you mean {' or '.join(map(repr, answers))}?" if answers else ""
@@ -92,7 +95,9 @@ class Registry(Generic[T]):
             hint = did_you_mean(name, [*known, *titles, *self._short()])
             for title, short in titles.items():
                 hint = hint.replace(repr(title), repr(short))
-            raise UnknownName(f"unknown {self.family} {name!r}.{hint} Known {self.plural}: {', '.join(self.names())}.")
+            presets = f"; presets: {', '.join(self._short())}" if self._presets else ""
+            names = f"Known {self.plural}: {', '.join(self.names())}{presets}."
+            raise UnknownName(f"unknown {self.family} {name!r}.{hint} {names}")
         target = known[name]
         if isinstance(target.value, str):
             target = self._targets[name] = _Target(self._import(name, target), target.source)

@@ -14,7 +14,8 @@ from pydantic import BeforeValidator, Field, ValidationError, create_model
 from torch import Tensor
 
 from genobj.config.base import Config, problems
-from genobj.hub import find, load, read
+from genobj.config.load import read_toml
+from genobj.hub import find, load, read, recipe
 from genobj.model import Model, ModelSettings
 from genobj.parts import PATHS
 from genobj.passes import CanLower, velocity_head
@@ -104,12 +105,26 @@ class Teacher(_From):
         except ValueError:
             have = ", ".join(f"{name} ({kind})" for name, kind in theirs.horizons.items())
             raise ValueError(
-                f"guidance needs a head that gives the velocity, and the teacher {self.source} has only {have}; "
+                f"the teacher {self.source} has only {have}, and distilling or guidance needs a velocity: "
                 "type a run with --objectives fm,..."
             ) from None
         if told is not None and told > theirs.fed:
             can = f"scales up to {theirs.fed:g}" if theirs.fed else "no scale; leave guidance.told out"
             raise ValueError(f"guidance.told={told:g}: the teacher {self.source} was told {can}")
+
+    def other_data(self, data: str) -> str | None:
+        """A line to tell if the folder says that its network learnt data of another kind than `data`, or None.
+
+        That is no mistake: the same images may lie elsewhere, and what was learnt on others can be carried over.
+        """
+        try:
+            file = recipe(find(self.source))
+            theirs = read_toml(file).get("data") if file else None
+        except ValueError:  # nothing else of a recipe is needed here
+            return None
+        kind = theirs.get("kind", data) if isinstance(theirs, Mapping) else theirs or data
+        same = kind == data
+        return None if same else f"the teacher {self.source} learnt {kind}, the data is {data}"
 
     def fill(self, model: Model) -> None:
         """Put the folder's weights into a network, whole and on the CPU. ValueError if they cannot be read."""

@@ -363,6 +363,21 @@ class TestARun:
             drawn.append(np.load(tmp_path / f"{name}.npz")["arr_0"].tobytes())
         assert len(set(drawn)) == len(drawn)
 
+    def test_a_sampler_without_nfe_takes_its_own(self, trained: Told, tmp_path: Path) -> None:
+        """One step along a velocity gives the mean of the data."""
+        for words, says in {
+            "": "(1 NFE, weights",
+            "--sampler euler": "(50 NFE by euler, weights",
+            "--sampler edm": "(35 NFE by edm, weights",
+            "--sampler midpoint steps=3": "(6 NFE by midpoint, weights",
+            "--sampler restart": "(1 NFE by restart, weights",
+            "--sampler ucgm-few": "(2 NFE by ucgm-few, weights",
+            "--sampler euler --nfe 2,3": "(2 NFE, 3 NFE by euler, weights",
+        }.items():
+            assert says in trained("sample", "one", "--count", "4", *words.split())
+        assert (tmp_path / "one/samples/nfe_35_edm.png").is_file()
+        assert "4 samples (" in trained("sample", "one", "--count", "4", "--sampler", "restart", "--trajectory")
+
     def test_sample_labels(self, told: Told, tmp_path: Path) -> None:
         told("train", "--data", "digits", "--backbone", "mlp", "--out", "digits", *TINY, "evaluation.nfe=[1]")
         told("sample", "digits", "--count", "12", "--out", "all.npz")
@@ -410,6 +425,7 @@ class TestARun:
         text = told("train", "--dry-run", "train.steps=7")
         assert shown(text.partition("\n\n")[2])["train.steps"] == ("7", "train.steps=7")
         assert "1 with gradients + 2 without" in text
+        assert text.endswith("\nnothing was trained; leave --dry-run out to start\n")
         assert not any(tmp_path.iterdir())
 
     def test_a_run_in_this_folder(self, told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,7 @@ def test_the_command_prints_and_writes(capsys: pytest.CaptureFixture[str]) -> No
     assert told["n"] == 20
     assert told["settings"]["rtol"] == 1e-4
     assert told["weights"].startswith("ema_")
-    assert f"{told['nfe']:g} NFE" in printed
+    assert f"head {told['head']}, 20 held-out samples, {told['nfe']:g} NFE, weights" in printed
     whole = run(["likelihood", "two", "--count", "20", "--json", "--out", "else.json", "rtol=1e-4"])
     assert whole == 0
     assert json.loads(capsys.readouterr().out)["mean"] == pytest.approx(told["mean"], abs=1e-2)

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -16,24 +16,28 @@ import torch
 
 from genobj import hub
 from genobj.cli import report as cli
+from genobj.cli.scores import scores
 from genobj.metrics.records import Record
-from genobj.studies import charts, report
+from genobj.studies import charts, report, tables, tags
 from genobj.studies import gallery as pictures
 from genobj.studies.charts import Scale, Series, Spot, lines, short, thinned, ticks
 from genobj.studies.collect import from_runs, located
+from genobj.studies.condensed import condensed
 from genobj.studies.contrast import common, differing
 from genobj.studies.courses import varying
 from genobj.studies.figures import Figures
+from genobj.studies.floors import beyond, excess
 from genobj.studies.gallery import Gallery, Picture, Shown, gallery
 from genobj.studies.heatmaps import Tile, heat
 from genobj.studies.results import Results
 from genobj.studies.summary import duration, summary
+from genobj.studies.words import one_line
 from tests.reporting import NFE, make_run, matrix, record, study, three, two_sweeps
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-VOID = {"meta", "input", "img", "br", "use", "path", "rect", "link"}
+VOID = {"meta", "input", "img", "br", "wbr", "use", "path", "rect", "link"}
 CSS = (report.TEMPLATES / "report.css").read_text(encoding="utf-8")
 
 
@@ -157,7 +161,8 @@ def test_the_summary_tells_means_seeds_differences_and_trouble_apart() -> None:
 
 def test_a_difference_is_better_or_worse_by_the_metrics_own_direction() -> None:
     results = study(three(), seeds=(0, 1, 2, 3, 4))
-    up = [replace(c, records=tuple(replace(r, higher_is_better=True) for r in c.records)) for c in results.cells]
+    more: dict[str, Any] = {"higher_is_better": True, "floor": None}
+    up = [replace(c, records=tuple(replace(r, **more) for r in c.records)) for c in results.cells]
     for cells, word in ((results.cells, "worse"), (tuple(up), "better")):
         flipped = replace(results, cells=cells)
         assert summary(flipped, Figures(flipped)).lines[2].cells[0].word == word
@@ -249,9 +254,9 @@ def test_one_value_far_above_all_others_is_an_arrow() -> None:
 def test_few_lines_have_names_at_their_ends_that_do_not_touch() -> None:
     names = ["tri-head: FM + MeanFlow + CM", "tri-head: FM + Shortcut + CM", "CM"]
     chart = lines([Series(name, spots(1.0, 1.1), variant=i) for i, name in enumerate(names)], title="t", x="x", y="y")
-    tags = re.findall(r'class="tag \w+ \w+" x="\d+" y="([\d.]+)" data-v="\d">([^<]+)<', chart)
-    assert {word for _, word in tags} == {"…+ MeanFlow + CM", "…+ Shortcut + CM", "CM"}
-    heights = sorted(float(y) for y, _ in tags)
+    names = re.findall(r'class="tag \w+ \w+" x="\d+" y="([\d.]+)" data-v="\d">([^<]+)<', chart)
+    assert {word for _, word in names} == {"…+ MeanFlow + CM", "…+ Shortcut + CM", "CM"}
+    heights = sorted(float(y) for y, _ in names)
     assert all(b - a >= 12.9 for a, b in pairwise(heights))
     many = [Series(str(i), spots(1.0, 2.0)) for i in range(9)]
     assert 'class="tag' not in lines(many, title="t", x="x", y="y")
@@ -356,6 +361,151 @@ def test_what_differs_is_told_in_few_rows() -> None:
     turned = differing(many, [str(i) for i in range(9)])
     assert turned.columns == ["objectives.fm", "objectives.fm.weight", "batch", "objectives.mf"]
     assert turned.rows[1] == ("1", ["fm", "0.9", "–", "–"])  # noqa: RUF001
+
+
+def family(results: Results, settings: Sequence[dict[str, Any]]) -> Results:
+    """The same results of variants with other settings."""
+    made = [replace(v, settings=tree) for v, tree in zip(results.variants, settings, strict=True)]
+    return replace(results, variants=tuple(made))
+
+
+def test_many_settings_become_few_columns() -> None:
+    kinds = [f"o{i}" for i in range(20)]
+    results = study({kind: [({}, 1.0)] for kind in kinds}, seeds=(0,), looks=1)
+    settings = [
+        {
+            "objectives": {"fm": {"kind": "fm", "weight": 1.0 + i % 2}} | {kind: {"kind": kind, "power": i}},
+            "heads": {"v": {"kind": "projection"}}
+            | ({"u": {"kind": "critic" if i else "projection"}} if i < 9 else {}),
+            "train": {"steps": 100 * i},
+        }
+        for i, kind in enumerate(kinds)
+    ]
+    every = family(results, settings)
+    found = condensed(every, differing(every, kinds))
+    assert found.columns == ["objectives", "heads", "heads.u", "objectives.fm.weight", "train.steps"]
+    assert found.rows[1] == ("o1", ["fm + o1", "v + u", "critic", "2.0", "100"])
+    assert found.rows[12] == ("o12", ["fm + o12", "v", charts.DASH, "1.0", "1200"])
+    assert found.left_out == 0  # that an objective is there stands in the first column
+    rare = family(results, [tree | ({"ema": {"decay": 0.5}} if i < 2 else {}) for i, tree in enumerate(settings)])
+    assert condensed(rare, differing(rare, kinds)).left_out == 1
+    few = differing(every, kinds)._replace(columns=["a"], rows=[(kind, ["1"]) for kind in kinds])
+    assert condensed(every, few) == (["a"], few.rows, 0)
+    assert '<th scope="col">objectives.<wbr>fm.<wbr>weight</th>' in report.page(every, Gallery((), (), Picture()))
+
+
+def accurate(*means: float) -> Results:
+    """Variants by their accuracy; real data have .98."""
+    results = study({f"a{i}": [({}, 1.0)] for i in range(len(means))}, metrics=("mmd",), looks=1, nfe=[1])
+    about: dict[str, Any] = {"metric": "accuracy", "kind": "accuracy", "title": "accuracy", "factor": 1.0}
+    about |= {"floor": 0.98, "higher_is_better": True}
+    cells = [
+        replace(c, records=(replace(c.records[0], value=means[i // 3] + 0.001 * (i % 3), **about),))
+        for i, c in enumerate(results.cells)
+    ]
+    return replace(results, cells=tuple(cells))
+
+
+def test_samples_that_are_too_typical_are_not_the_best() -> None:
+    results = accurate(0.95, 0.9, 0.995, 0.947)
+    scores = [row.scores["accuracy", 1] for row in tables.rows(results)]
+    assert [(s.best, s.close, s.beyond) for s in scores] == [
+        (True, False, False),
+        (False, False, False),
+        (False, False, True),
+        (False, False, False),
+    ]
+    told = tables.markdown(results)
+    assert "| a2 | 0.996 +- 0.001 ‡ |" in told
+    assert "| a0 | **0.951 +- 0.001** |" in told
+    assert "‡: above real data's: samples that are too typical" in told
+    table = summary(results, Figures(results))
+    assert [bool(line.cells[0].beyond) for line in table.lines] == [False, False, True, False]
+    assert table.lines[2].cells[0].word == ""  # a0, the baseline, is not worse
+    assert "too typical" in table.legend
+    every = accurate(0.99, 0.995)
+    assert not any(row.scores["accuracy", 1].best or row.scores["accuracy", 1].close for row in tables.rows(every))
+    assert "too typical" not in summary(accurate(0.9, 0.95), Figures(results)).legend
+    below = study(three())  # distances below real data's are as good as any
+    assert not any(score.beyond for row in tables.rows(below) for score in row.scores.values())
+
+
+def test_what_lies_above_real_data_is_told_by_metric(capsys: pytest.CaptureFixture[str]) -> None:
+    accuracy = replace(accurate(0.5).cells[0].records[0], value=0.991)
+    recall = replace(accuracy, metric="prdc.recall", kind="prdc")
+    assert excess([accuracy]) == "above real data's: samples that are too typical"
+    assert excess([recall]) == "above real data's: samples that are spread too widely"
+    assert excess([recall, accuracy]).endswith("too typical or spread too widely")
+    assert not beyond(replace(accuracy, higher_is_better=False), 0.991)
+    assert not beyond(replace(accuracy, floor=None), 0.991)
+    scores([accuracy, replace(accuracy, value=0.97, nfe=2)])
+    told = capsys.readouterr().out
+    assert "0.991^" in told
+    assert "0.97^" not in told
+    assert "^  above real data's: samples that are too typical" in told
+    scores([replace(accuracy, value=0.97)])
+    assert "above real data" not in capsys.readouterr().out
+
+
+def test_a_map_frames_none_above_real_data() -> None:
+    tiles = {(i, 0): Tile(value, short(value), "", i) for i, value in enumerate((0.9, 0.95, 0.99))}
+    framed = heat(tiles, "abc", ["r"], title="t", x="x", y="y", up=True, most=0.98)
+    assert re.findall(r'class="tile (\w+) best" data-v="(\d)"', framed) == [("h3", "1")]
+
+
+def test_commands_are_one_line() -> None:
+    told = one_line("genobj train -r scm-moons 'evaluation.nfe=[\n    1,\n    2,\n    32,\n]' --seed 0")
+    assert told == "genobj train -r scm-moons 'evaluation.nfe=[1,2,32]' --seed 0"
+    assert one_line("genobj train 'a=[1,  ]'") == "genobj train 'a=[1,  ]'"
+    results = study(three())
+    assert "Commands that name a file" not in report.page(results, Gallery((), (), Picture()))
+    made = tuple(replace(v, command="genobj train -r runs/x.toml") for v in results.variants)
+    assert "Commands that name a file" in report.page(replace(results, variants=made), Gallery((), (), Picture()))
+
+
+def test_one_run_has_no_spread_and_no_best() -> None:
+    one = study({"DuMo": [({}, 1.0)]}, seeds=(0,), looks=3)
+    assert {figure.note.partition(".")[0] for figure in Figures(one).every()} == {"One seed"}
+    assert summary(one, Figures(one)).legend == "Arrows beside metrics point to their better side."
+    seeds = study({"DuMo": [({}, 1.0)]}, looks=3)
+    assert "lowest to the highest" in Figures(seeds).by_evaluations()[0].note
+    assert "Bold" not in summary(seeds, Figures(seeds)).legend
+    methods = study(three(), seeds=(0,), looks=1)
+    table = summary(methods, Figures(methods))
+    assert "Bold: the best value" in table.legend
+    assert "†" not in table.legend
+    assert not any(cell.close for line in table.lines for cell in line.cells)
+
+
+def test_of_many_methods_the_best_have_colours_and_all_have_names() -> None:
+    results = study({f"method {i}": [({}, 1.0 + i)] for i in range(20)}, looks=2, baseline="method 11")
+    art = Figures(results)
+    assert art.picked == ["method 0", "method 1", "method 2", "method 3", "method 4", "method 11"]
+    assert len({art.inks[name].classes for name in art.picked}) == 6
+    (figure, training) = art.every()
+    assert figure.broad
+    assert training.broad
+    assert [entry.title for entry in figure.legend] == [*art.picked, "all others"]
+    chart = figure.plots[0].svg
+    assert f'viewBox="0 0 {charts.BROAD} {charts.TALL}"' in chart
+    heights = [float(y) for y in re.findall(r'class="tag [\w ]+" x="\d+" y="([\d.]+)"', chart)]
+    assert len(heights) == chart.count('class="lead') == 20
+    assert all(b - a >= tags.LINE - 0.11 for a, b in pairwise(sorted(heights)))
+    assert chart.index('class="dim"') < chart.index('class="c0 s2"')  # grey ones lie behind
+    assert "the baseline" in figure.note
+    assert not Figures(study(two_sweeps(), looks=1)).picked  # shades tell their points apart
+
+
+@pytest.mark.parametrize("wanted", [[20.0] * 5, [20.0, 21.0, 90.0, 91.0, 99.0], [0.0, 50.0], [99.0] * 6])
+def test_names_stand_apart_and_inside(wanted: list[float]) -> None:
+    found = tags.spaced(wanted, 10.0, 100.0)
+    assert all(b - a >= tags.LINE - 1e-9 for a, b in pairwise(found))
+    assert found[0] >= 10.0
+    assert found[-1] <= 100.0
+
+
+def test_names_that_touch_share_the_middle() -> None:
+    assert tags.spaced([20.0, 21.0, 90.0], 10.0, 100.0) == [14.0, 27.0, 90.0]
 
 
 def test_a_study_finds_its_runs_from_anywhere(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -742,7 +892,9 @@ def test_sorting_and_sliding_in_a_browser(browser: Any, pages: Path) -> None:
 def test_paper_holds_wide_tables_and_large_pictures(browser: Any, tmp_path: Path) -> None:
     variants = {f"{i} of them": [({}, 1.0 + i)] for i in range(14)}
     results = study(variants, looks=1)
-    settings = [{**v.settings, f"part{i}": {"a_rather_long_name": i, "b": 2}} for i, v in enumerate(results.variants)]
+    settings = [
+        {**v.settings, f"part{i // 2}": {"a_rather_long_name": i, "b": 2}} for i, v in enumerate(results.variants)
+    ]
     made = [replace(v, settings=tree) for v, tree in zip(results.variants, settings, strict=True)]
     picture = Picture(data="data:image/webp;base64,", wide=800, tall=300)
     every = [Shown(v.name, {1: picture}, steps={0: picture, 1: picture}) for v in made[:2]]

@@ -25,7 +25,7 @@ from genobj.objectives.mean_flow import MeanFlow
 from genobj.parts import PATHS
 from genobj.passes import Count, StepPasses
 from genobj.paths.linear import Linear
-from genobj.teacher import OnPath
+from genobj.teacher import OnPath, Teacher
 from genobj.testing import GaussianFlow
 from genobj.times.pairs import Below
 from genobj.times.uniform import Uniform
@@ -260,7 +260,7 @@ def test_data_without_labels_can_be_distilled_but_not_guided() -> None:
     ("teacher", "changes", "says"),
     [
         ({"data": "moons"}, {}, r"was trained on \(2,\) with 0 classes, the data is \(1, 8, 8\) with 10 classes"),
-        ({"objectives": "cm"}, {}, r"guidance needs a head that gives the velocity, and .* has only u \(data\)"),
+        ({"objectives": "cm"}, {}, r"has only u \(data\), and distilling or guidance needs a velocity: type"),
         ({"path": {"kind": "linear", "bridge": 0.1}}, {}, r"another path, and extra noise .* type path=linear"),
         ({"path": {"kind": "linear", "damped_below": 0.1}}, {}, "damped velocity"),
         ({}, {"guidance": DISTIL | {"told": 3.0}}, r"was told no scale; leave guidance\.told out"),
@@ -279,6 +279,29 @@ def test_teachers_that_do_not_fit(
     saved(Path("teacher"), **teacher)
     with pytest.raises(ValueError, match=says):
         Assembly(student(Path("teacher"), **changes))
+
+
+def test_a_teacher_of_other_data_is_told_and_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = [*TINY, "--objectives", "fm", "backbone.width=16"]
+    assert run(["train", "--out", "teacher", *small]) == 0
+    distil = ["train", *small, "guidance=frozen", "guidance.omega=0", "--teacher", "teacher"]
+    line = "the teacher teacher learnt moons, the data is checkerboard"
+    for more in (["--dry-run"], ["--out", "student"]):
+        assert run([*distil, "--data", "checkerboard", *more]) == 0
+        assert [record.getMessage() for record in caplog.records] == [line]
+        caplog.clear()
+    assert run([*distil, "--dry-run"]) == 0
+    assert not caplog.records
+    teacher = Teacher.named("teacher")
+    (tmp_path / "teacher/config.toml").write_text('data = "normal"\n')
+    assert teacher.other_data("moons") == "the teacher teacher learnt normal, the data is moons"
+    for silent in ("seed = 1\n", "[data\n"):
+        (tmp_path / "teacher/config.toml").write_text(silent)
+        assert teacher.other_data("moons") is None
+    assert Teacher.named("nowhere").other_data("moons") is None
 
 
 def test_damaged_files(tmp_path: Path) -> None:

@@ -367,10 +367,10 @@ class TestGroups:
     def test_twinflow_asks_for_its_groups(self) -> None:
         with pytest.raises(ValueError, match="type pairs=twin"):
             _composer(TwinFlow(), pairs=Below())
-        with pytest.raises(ValueError, match="needs rows that are made for adv"):
+        with pytest.raises(ValueError, match=r"needs rows of its own kinds \(adv\); type pairs\.adv=1"):
             _composer(TwinFlow(), pairs=Twin(adv=0.0))
         _composer(TwinFlow(), pairs=Twin(mul=0.0))
-        with pytest.raises(ValueError, match="needs rows that are made for mul"):
+        with pytest.raises(ValueError, match=r"needs rows of its own kinds \(mul\); type pairs\.mul=1"):
             _composer(TwinFlow(order=0), pairs=Twin(mul=0.0))
 
     @pytest.mark.parametrize("objective", [AnyStep(), MeanFlow(head="u")])

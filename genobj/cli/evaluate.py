@@ -15,6 +15,7 @@ from genobj.cli.sample import (
     WeightsName,
     numbers,
     plugins_of,
+    refuse_home,
     run_and_settings,
     writable,
 )
@@ -84,6 +85,7 @@ def command(
 
     others = {str(file): read_records(file) for file in against or []}
     folder = hub.find(run)
+    refuse_home(folder)
     load_plugins(plugins_of(run))
     loaded = hub.load(folder, weights, device_of(device if Ranks.launched().world == 1 else "cpu"))
     experiment = experiment_of(folder)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genobj.cli.sample import DeviceName, RunFolder, WeightsName, plugins_of, run_and_settings, writable
+from genobj.cli.sample import DeviceName, RunFolder, WeightsName, plugins_of, refuse_home, run_and_settings, writable
 from genobj.config.load import Layers, parse_override
 from genobj.plugins import load_plugins
 
@@ -45,6 +45,7 @@ def command(
     from genobj import hub
     from genobj.cli.sampling import experiment_of
     from genobj.samplers.likelihood import Divergence, refusal
+    from genobj.samplers.ode import Ode
     from genobj.training.distributed import device_of, set_threads
 
     layers = Layers()
@@ -52,6 +53,7 @@ def command(
         path, value = parse_override(text)
         layers.put(path, value, text)
     how, folder = Divergence.model_validate(layers.tree), hub.find(run)
+    refuse_home(folder)
     load_plugins(plugins_of(run))
     loaded = hub.load(folder, weights, device_of(device))
     if problem := refusal(loaded.settings.horizons, how.head):
@@ -64,7 +66,9 @@ def command(
     set_threads(0, loaded.model)
     held_out = experiment.data.open().held_out(count, seed)
     told = _measured(loaded, held_out.x, held_out.y, how, batch, seed, device_of(device), bits=bits, quiet=as_json)
-    tree = {**told, "weights": loaded.weights, "seed": seed, "settings": how.model_dump(mode="json", exclude_none=True)}
+    head = Ode(head=how.head).follows(loaded.settings.horizons)
+    settings = how.model_dump(mode="json", exclude_none=True)
+    tree = {**told, "head": head, "weights": loaded.weights, "seed": seed, "settings": settings}
     text = json.dumps(tree, indent=1)
     out = out or (folder / FILE if folder == run else Path(f"{'_'.join(run.parts)}_{FILE}"))
     out.write_text(text + "\n", encoding="utf-8")
@@ -73,7 +77,8 @@ def command(
     typer.echo(f"log-likelihood  {told['mean']:.4f} +- {told['standard_error']:.4f} nats per sample")
     if bits:
         typer.echo(f"bits per dim    {told['bits_per_dim']:.4f} (256 levels, with uniform noise within them)")
-    typer.echo(f"{told['n']} samples, {told['nfe']:g} NFE, weights {loaded.weights}: {out}")
+    cost = f"{told['n']} held-out samples, {told['nfe']:g} NFE"
+    typer.echo(f"head {head}, {cost}, weights {loaded.weights}: {out}")
 
 
 def _measured(

@@ -126,7 +126,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     from pydantic import ValidationError
 
     if hasattr(error, "format_message"):  # typer's own usage errors
-        return f"{error.format_message()} Try 'genobj --help'.", 2  # type: ignore[attr-defined]
+        return _usage(error), 2
     if isinstance(error, ValidationError):
         from genobj.config.base import problems
 
@@ -148,6 +148,13 @@ def _explain(error: Exception) -> tuple[str, int]:
     if where := _line_of_plugin(error):
         return f"{where}: {type(error).__name__}: {first}", 1
     raise error
+
+
+def _usage(error: Any) -> str:
+    """What typer found wrong with a command line, and whose help tells more."""
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    stop = "" if message.endswith((".", "?")) else "."
+    return f"{message}{stop} Try '{context.command_path if context else 'genobj'} --help'."
 
 
 def _line_of_plugin(error: Exception) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genobj.cli.sample import plugins_of, writable
+from genobj.cli.sample import plugins_of, refuse_home, writable
 from genobj.plugins import load_plugins
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def command(
     from genobj.studies.report import write
 
     file = study_file(runs[0]) if len(runs) == 1 else None
+    for run in runs if file is None else ():
+        refuse_home(run)
     results = from_runs(runs, title, question)
     if file is not None:
         words = {key: text for key, text in (("title", title), ("question", question)) if text}

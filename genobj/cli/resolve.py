@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from genobj.experiment import Experiment
 
 Recipe = Annotated[
-    str | None, typer.Option("-r", "--recipe", help="Shipped recipe or TOML file [dim](dumo-moons if not given)[/dim].")
+    list[str] | None,  # one; as a list, so that a second one is seen
+    typer.Option(
+        "-r", "--recipe", metavar="<str>", help="Shipped recipe or TOML file [dim](dumo-moons if not given)[/dim]."
+    ),
 ]
 Heads = Annotated[str | None, typer.Option(help="Names of the heads, as in [bold]v,u[/bold].")]
 Objectives = Annotated[
@@ -40,7 +43,7 @@ IMAGES = ("zip", "folder", "imagenet", "cifar10", "mnist", "fashion_mnist", "lat
 
 
 def resolve(
-    recipe: str | None = None,
+    recipe: str | list[str] | None = None,
     heads: str | None = None,
     objectives: str | None = None,
     backbone: str | None = None,
@@ -56,6 +59,7 @@ def resolve(
     """
     layers = Layers()
     kind = _kind(data, overrides or [])
+    recipe = _only(recipe)
     path = find_recipe(recipe or _base(kind))
     layers.add(read_toml(path), f"recipe {path.stem}" if path.name != "config.toml" else str(path))
     about = _about(layers)
@@ -83,6 +87,16 @@ def resolve(
     if experiment.expected and experiment.learns() != Experiment.model_validate(read_toml(path)).learns():
         experiment = experiment.model_copy(update={"expected": ()})  # published numbers of other settings
     return experiment, layers
+
+
+def _only(recipe: str | list[str] | None) -> str | None:
+    """The recipe that was named, if any; ValueError for several."""
+    if not isinstance(recipe, list):
+        return recipe
+    if len(recipe) > 1:
+        names = ", ".join(recipe)
+        raise ValueError(f"--recipe is given {len(recipe)} times ({names}); give one, and what differs as KEY=VALUE")
+    return recipe[0] if recipe else None
 
 
 def _about(layers: Layers) -> list[str]:

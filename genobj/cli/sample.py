@@ -10,7 +10,6 @@ import typer
 
 from genobj.config.load import read_toml
 from genobj.plugins import load_plugins
-from genobj.samplers.presets import nfe_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +40,9 @@ def command(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the sampler, as in kappa=0.5.")
     ] = None,
-    nfe: Nfe = None,
+    nfe: Annotated[
+        str | None, typer.Option(help="Network evaluations per sample, as in 1,2,4; unset: 1, or --sampler's own.")
+    ] = None,
     sampler: SamplerName = None,
     guidance: Guidance = None,
     count: Annotated[int | None, typer.Option(min=1, help="Samples: 64, in a trajectory 8 or 1000 points.")] = None,
@@ -68,12 +69,12 @@ def command(
     """
     run, overrides = run_and_settings(run, overrides)
     _fits(out, trajectory, raw)
-    counts = numbers(nfe or (RISING if trajectory else str(nfe_of(sampler) or 1)))
+    counts = numbers(nfe or (RISING if trajectory else None))
     if guidance is not None:
         overrides = [*overrides, f"guidance={guidance}"]
 
     from genobj import hub
-    from genobj.cli.sampling import build
+    from genobj.cli.sampling import build, own_nfe
     from genobj.sharing.pretrained import opened
     from genobj.training.distributed import device_of, set_threads
     from genobj.training.ranks import Ranks
@@ -82,7 +83,10 @@ def command(
     if ranks.world > 1 and (out is None or out.suffix):
         raise ValueError(f"{ranks.world} processes can fill a folder only; type --out DIR, or start one")
     folder = hub.find(run, revision)
+    refuse_home(folder)
     load_plugins([*plugins_of(run), *(plugin or [])])
+    if sampler and not (nfe or trajectory):
+        counts = [own_nfe(sampler, overrides)]
     model = opened(folder, weights, device_of(device, ranks.local))
     set_threads(0, model.model)
     if label is not None and label >= model.settings.classes:
@@ -100,7 +104,8 @@ def command(
     else:
         made = _numbers(asked, out, raw or not is_images, ranks)
     if ranks.first:
-        typer.echo(f"{len(rows)} samples ({made}, weights {model.weights}): {out}")
+        by = f" by {sampler}" if sampler else ""
+        typer.echo(f"{len(rows)} samples ({made}{by}, weights {model.weights}): {out}")
 
 
 @dataclass(frozen=True)
@@ -225,6 +230,16 @@ def numbers(text: str | None) -> list[int]:
     if not 1 <= min(values) <= max(values) <= LARGEST:
         raise ValueError(f"--nfe {text!r}: type numbers from 1 to {LARGEST} separated by commas, as in --nfe 1,2,4")
     return values
+
+
+def refuse_home(folder: Path) -> None:
+    """ValueError, with a run to type, for a folder that is no run and holds some, as runs does."""
+    from genobj.hub import SETTINGS
+
+    inside = [] if (folder / SETTINGS).exists() else list(folder.glob(f"*/{SETTINGS}"))
+    if inside:
+        newest = max(inside, key=lambda file: file.stat().st_mtime).parent
+        raise ValueError(f"{folder} is not a run folder: it has no {SETTINGS}; type {newest}")
 
 
 def plugins_of(run: Path) -> list[str]:

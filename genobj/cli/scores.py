@@ -1,7 +1,7 @@
 """What a person sees of an evaluation: a counter while it runs, a table at its end."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from time import monotonic
 
 from rich.console import Console
@@ -10,11 +10,13 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from genobj.metrics.records import Record
+from genobj.studies.floors import beyond, excess
 
 console = Console(highlight=False)
 MANY = 4
 """Metrics up to which each has a column of its own."""
-
+MARK = "^"
+"""Beside values above real data's, of which higher is no better."""
 
 SILENCE = 30.0
 """Seconds between two lines where there is no terminal."""
@@ -47,7 +49,7 @@ class Counter:
 
 
 def scores(records: Sequence[Record]) -> None:
-    """A table of metrics and numbers of evaluations; the floor is what real data score."""
+    """A table of metrics and numbers of evaluations; the last row is what real data score, and MARK is beyond it."""
     if not records:
         return console.print("no metric fits these data; name some with evaluation.metrics=[...]")
     names = list(dict.fromkeys(record.metric for record in records))
@@ -56,19 +58,28 @@ def scores(records: Sequence[Record]) -> None:
     for record in records:
         label = (str(record.nfe), record.sampler, record.head, json.dumps(record.settings))
         rows.setdefault(label, {})[record.metric] = record
+    over = dict.fromkeys(record.metric for record in records if beyond(record, record.value))
     left = [["NFE", "sampler, head"]]
     for (nfe, sampler, head, settings), row in rows.items():
         left.append([nfe, f"{sampler}{_told(settings)}, {head}"])
         for name in names:
-            columns[name].append(number(row[name], row[name].value) if name in row else "")
+            columns[name].append(_marked(row[name], over) if name in row else "")
     firsts = [_first(records, name) for name in names]
     if any(first.floor is not None for first in firsts):
         left.append(["", "real data"])
         for first in firsts:
-            columns[first.metric].append(number(first, first.floor))
+            columns[first.metric].append(number(first, first.floor) + " " * (first.metric in over))
     _print(left, list(columns.values()))
+    if over:
+        console.print(f"{MARK}  {excess(_first(records, name) for name in over)}", style="dim", soft_wrap=True)
     for line in _how(firsts):
         console.print(line, style="dim", soft_wrap=True)
+
+
+def _marked(record: Record, over: Collection[str]) -> str:
+    """A value, and whether real data score less; numbers of a metric that has such values stand in line."""
+    mark = MARK if beyond(record, record.value) else " " * (record.metric in over)
+    return number(record, record.value) + mark
 
 
 def _told(settings: str) -> str:

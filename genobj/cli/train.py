@@ -1,11 +1,15 @@
 """genobj train: run an experiment, with a progress bar, a picture and a table at the end."""
 
+import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from genobj.cli.resolve import Backbone, DataName, Heads, Objectives, Overrides, Plugins, Recipe, Seed, Teacher, resolve
+
+if TYPE_CHECKING:
+    from genobj.experiment import Experiment
 
 
 def command(
@@ -37,15 +41,17 @@ def command(
         out = Path(resume)
         if not (out / "config.toml").is_file():
             raise ValueError(f"--resume {resume}: there is no run in this folder")
-    if resume and recipe is None and out is not None and (out / "config.toml").is_file():
-        recipe = str(out / "config.toml")
+    if resume and not recipe and out is not None and (out / "config.toml").is_file():
+        recipe = [str(out / "config.toml")]
     experiment, layers = resolve(recipe, heads, objectives, backbone, data, seed, overrides, plugin, teacher)
     if dry_run:
         from genobj.cli import cost, show
 
         cost.report(experiment)  # first, since it finds what does not fit
+        _tell_other_data(experiment)
         typer.echo("")
-        return show.leaves_table(experiment, layers)
+        show.leaves_table(experiment, layers)
+        return typer.echo("\nnothing was trained; leave --dry-run out to start")
 
     from genobj.cli.progress import Progress
     from genobj.cli.scores import Counter, scores
@@ -58,6 +64,7 @@ def command(
     if not run.ranks.first:  # it works, and another process speaks
         run.go()
         return
+    _tell_other_data(experiment)
     link_latest(run.folder, RUNS)
     with Progress(run) as progress, Counter() as counter:
 
@@ -75,3 +82,12 @@ def command(
         typer.echo(f"skipped   {outcome.skipped} damaged files, named in {outcome.folder / 'data_errors.log'}")
     few = 1000 if len(experiment.data.shape) == 1 else 100
     typer.echo(f"next      genobj sample {outcome.folder} --nfe 1 --count {few}")
+
+
+def _tell_other_data(experiment: "Experiment") -> None:
+    """A line if the teacher, where there is one, learnt data of another kind."""
+    from genobj.parts import DATA
+
+    teacher = experiment.frozen
+    if teacher is not None and teacher.is_here and (line := teacher.other_data(DATA.name_of(type(experiment.data)))):
+        logging.getLogger("genobj").warning(line)

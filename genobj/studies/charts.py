@@ -11,8 +11,12 @@ from typing import Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
+from genobj.studies.tags import LINE, shortest, spaced
+
 Real = int | float
 WIDTH, HEIGHT = 460, 290
+BROAD, TALL = 860, 430
+"""Of a chart as wide as the page, for many lines."""
 TOP, RIGHT, BOTTOM = 14, 16, 46
 LETTER = 6.8
 """Width of a letter at the 12 units of labels, rather too wide than too narrow."""
@@ -30,9 +34,11 @@ MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 MARKERS = 80
 """Points of all curves up to which each has its marker."""
 BANDS = 8
-"""Lines up to which each has its band, and its name at its end: more of them hide each other."""
-LINE, TAG = 13.0, 16
-"""Units between names at the ends of lines, and letters of a name at most."""
+"""Lines up to which each has its band, and its name at its end in a small chart: more of them hide each other."""
+TAG, LONG = 16, 24
+"""Letters of a name at the end of a line at most, in small and in broad charts."""
+LEAD = 16
+"""Units from the end of a line to its name in broad charts, where names may stand off their lines."""
 BESIDE = 3.2
 """Units between the bars of lines with a value at the same place."""
 
@@ -46,11 +52,13 @@ class Ink:
     """0 is pale, 2 the hue itself, 4 dark (in dark pages light)."""
     dash: int = 0
     marker: int = 0
+    dim: bool = False
+    """Grey, behind the others: one of many that is not picked out."""
 
     @property
     def classes(self) -> str:
         """Classes of the style sheet."""
-        return f"c{self.hue % HUES} s{self.shade % SHADES}"
+        return "dim" if self.dim else f"c{self.hue % HUES} s{self.shade % SHADES}"
 
 
 class Spot(NamedTuple):
@@ -163,24 +171,29 @@ def lines(
     level: Real | None = None,
     style: Literal["curve", "sweep"] = "curve",
     cap: bool = False,
+    broad: bool = False,
 ) -> Markup:
     """A chart of lines; x, y: titles of the axes; at: where the x axis has ticks, `names` in place of their numbers.
 
     log_y: whether the y axis is logarithmic (None: if its values span enough); span: its ends (None: those of the
     values). level: what real data score, a dotted line, or words where it is far away. style: curve (bands) or sweep
     (markers with bars). cap: few values far above all others are arrows at the top. A value of a logarithmic axis that
-    is not positive lies on its lower edge, one that is not finite is a cross at the top.
+    is not positive lies on its lower edge, one that is not finite is a cross at the top. broad: as wide as the page,
+    with a name at the end of every line.
     """
+    width, height = (BROAD, TALL) if broad else (WIDTH, HEIGHT)
+    series = sorted(series, key=lambda one: not one.ink.dim)  # grey ones lie behind
     spots = [spot for one in series for spot in one.spots]
     most = _most(spots) if cap else math.inf
     values = [v for s in spots if not s.y > most for v in (s.y, s.low, s.high) if math.isfinite(v)]
     log = is_wide(values, STEEP if style == "curve" else WIDE) if log_y is None else log_y
     bottom, top = span or _range(values, log, level)
-    down = Scale(bottom, top, HEIGHT - BOTTOM, TOP, log)
+    down = Scale(bottom, top, height - BOTTOM, TOP, log)
     marks = ticks(bottom, top, log=log, most=5)
     left = 30 + max((LETTER * len(short(mark)) for mark in marks), default=0)
-    tags = _tags(series, down, most) if style == "curve" else []
-    right = WIDTH - RIGHT - (max(LETTER * len(word) for _, word, _ in tags) + 6 if tags else 0)
+    tags = _tags(series, down, most, broad=broad) if style == "curve" else []
+    lead = LEAD if broad else 6
+    right = width - RIGHT - (max(LETTER * len(tag.word) for tag in tags) + lead if tags else 0)
     across = _across([s.x for s in spots], at, log_x, left, right)
     body = [_frame(down, across, marks, at, names, left, right, x, y, log)]
     if level is not None:
@@ -191,13 +204,11 @@ def lines(
         _series(one, across, down, bands=bands, bars=bars, markers=markers, most=most, shift=shift)
         for one, shift in zip(series, _shifts(series, bars), strict=True)
     ]
-    body += [
-        f'<text class="tag {one.ink.classes}" x="{right + 6:.0f}" y="{place:.1f}"{numbered(one.variant)}>'
-        f"{escape(word)}</text>"
-        for one, word, place in tags
-    ]
-    said = "; ".join(f"{one.title}: {short(one.spots[-1].y)}" for one in series[:12] if one.spots)
-    return svg("".join(body), f"{title}. {y} against {x}. Last values: {said}", WIDTH, HEIGHT)
+    for tag in tags:
+        start = (across(tag.end.x) + 6, down(tag.end.y)) if broad else None
+        body.append(_tag(tag, right + lead, start))
+    said = "; ".join(f"{one.title}: {short(one.spots[-1].y)}" for one in series[-12:] if one.spots)
+    return svg("".join(body), f"{title}. {y} against {x}. Last values: {said}", width, height)
 
 
 def _most(spots: Sequence[Spot]) -> Real:
@@ -214,32 +225,40 @@ def _shifts(series: Sequence[Series], by: Real) -> list[Real]:
     return [by * (i - (len(series) - 1) / 2) if len(series) <= BANDS else 0.0 for i in range(len(series))]
 
 
-def _tags(series: Sequence[Series], down: Scale, most: Real) -> list[tuple[Series, str, Real]]:
-    """Names for the ends of few lines, and how far down each stands; names of their numbers where they are long."""
-    ends = list[tuple[Series, Real]]()
+class _Tag(NamedTuple):
+    """A name at the end of a line."""
+
+    one: Series
+    word: str
+    end: Spot
+    place: Real
+    """How far down it stands."""
+
+
+def _tags(series: Sequence[Series], down: Scale, most: Real, *, broad: bool) -> list[_Tag]:
+    """Names for the ends of lines, of all that a broad chart has room for and of few in a small one."""
+    ends = list[tuple[Series, Spot]]()
     for one in series:
         last = next((s for s in reversed(one.spots) if math.isfinite(s.y) and not s.y > most), None)
         if last is not None and not one.lost:
-            ends.append((one, down(last.y) + 4))
-    if not 1 < len(ends) <= BANDS:
+            ends.append((one, last))
+    room = int((down.start - TOP) / LINE)
+    if broad and len(ends) > room:
+        ends = [(one, last) for one, last in ends if not one.ink.dim]
+    if not 1 < len(ends) <= (room if broad else BANDS):
         return []
-    ends.sort(key=lambda end: end[1])
-    places = [place for _, place in ends]
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + LINE)
-    over = max(places[-1] - (HEIGHT - BOTTOM + 4), 0.0)
-    for i in reversed(range(len(places))):
-        places[i] = min(places[i] - over, places[i + 1] - LINE) if i + 1 < len(places) else places[i] - over
-    words = _shortest([one.title for one, _ in ends])
-    return [(one, word, place) for (one, _), word, place in zip(ends, words, places, strict=True)]
+    ends.sort(key=lambda end: down(end[1].y))
+    words = shortest([one.title for one, _ in ends], LONG if broad else TAG)
+    places = spaced([down(last.y) + 4 for _, last in ends], TOP + 4, down.start + 4)
+    return [_Tag(one, word, end, place) for (one, end), word, place in zip(ends, words, places, strict=True)]
 
 
-def _shortest(titles: Sequence[str]) -> list[str]:
-    """Titles in at most TAG letters each: as they begin or, where that tells no difference, as they end."""
-    dots = "\N{HORIZONTAL ELLIPSIS}"
-    begun = [title if len(title) <= TAG else title[: TAG - 1].rstrip() + dots for title in titles]
-    ended = [title if len(title) <= TAG else dots + title[1 - TAG :].lstrip() for title in titles]
-    return [end if begun.count(start) > 1 else start for start, end in zip(begun, ended, strict=True)]
+def _tag(tag: _Tag, left: Real, start: tuple[Real, Real] | None) -> str:
+    """The name, from `left` on; start: the end of its line, from which a thin line leads to it (None: nothing does)."""
+    look, known = tag.one.ink.classes, numbered(tag.one.variant)
+    lead = "" if start is None else f"M{start[0]:.1f} {start[1]:.1f}L{left - 3:.0f} {tag.place - 4:.1f}"
+    drawn = f'<path class="lead {look}" d="{lead}"{known}/>' if lead else ""
+    return f'{drawn}<text class="tag {look}" x="{left:.0f}" y="{tag.place:.1f}"{known}>{escape(tag.word)}</text>'
 
 
 def _level(level: Real, down: Scale, left: Real, right: Real) -> str:
@@ -302,7 +321,7 @@ def _frame(
     log: bool,
 ) -> str:
     """Grid, ticks, titles of the axes."""
-    parts = []
+    parts, floor = [], down.start
     for mark in marks:
         place = down(mark)
         parts.append(f'<path class="grid" d="M{left:.0f} {place:.1f}H{right:.0f}"/>')
@@ -311,12 +330,12 @@ def _frame(
     words = list(names) or [short(stop) for stop in stops]
     for i in thinned([across(stop) for stop in stops], [LETTER * len(word) for word in words]):
         place = across(stops[i])
-        parts.append(f'<path class="grid" d="M{place:.1f} {HEIGHT - BOTTOM}v4"/>')
-        parts.append(f'<text x="{place:.1f}" y="{HEIGHT - BOTTOM + 17}">{escape(words[i])}</text>')
-    parts.append(f'<path class="frame" d="M{left:.0f} {TOP}V{HEIGHT - BOTTOM}H{right:.0f}"/>')
+        parts.append(f'<path class="grid" d="M{place:.1f} {floor:.0f}v4"/>')
+        parts.append(f'<text x="{place:.1f}" y="{floor + 17:.0f}">{escape(words[i])}</text>')
+    parts.append(f'<path class="frame" d="M{left:.0f} {TOP}V{floor:.0f}H{right:.0f}"/>')
     middle = (left + right) / 2
-    parts.append(f'<text class="axis" x="{middle:.0f}" y="{HEIGHT - 8}">{escape(x)}</text>')
-    parts.append(upright(y + (", logarithmic" if log else ""), (TOP + HEIGHT - BOTTOM) / 2))
+    parts.append(f'<text class="axis" x="{middle:.0f}" y="{floor + BOTTOM - 8:.0f}">{escape(x)}</text>')
+    parts.append(upright(y + (", logarithmic" if log else ""), (TOP + floor) / 2))
     return "".join(parts)
 
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from genobj.metrics.records import Record
-from genobj.studies.charts import Ink, Real, Series, Spot, lines, ramp, short, swatch
+from genobj.studies.charts import HUES, Ink, Real, Series, Spot, lines, ramp, short, swatch
 from genobj.studies.courses import Course, cosines, courses, in_order, lost, mean, places, thinned, varying, word
 from genobj.studies.heatmaps import Tile, heat
+from genobj.studies.picked import baseline, picked
 from genobj.studies.results import Results, Variant
 from genobj.studies.statistics import summary
 from genobj.studies.tables import label
@@ -25,19 +26,20 @@ POINTS = 6
 PAIRS = 6
 """Pairs of objectives whose cosines are drawn."""
 FEW = 8
-"""Lines up to which each has bars at its points."""
+"""Lines up to which each has bars at its points; charts of more are as wide as the page."""
 TIMES = ((7200.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 """From so many seconds on, time is told in units of so many."""
-SWEEP = "Mean over seeds; bars reach from the lowest to the highest seed."
+BARS = "; bars reach from the lowest to the highest seed"
+BAND = "; the band, where lines are few, reaches from the lowest to the highest seed"
 ARROW = " An arrow: a value far above all others, which no line leads to."
-MEANS = "Mean over seeds; point at a line to see which variant it is."
-CURVES = "Mean over seeds; the band, where lines are few, reaches from the lowest to the highest seed."
+POINT = " Point at a line to see which variant it is."
 APART = " Values at the end, of another number of samples, stand apart from their curves."
 SHARED = (
     " Runs may have shared the machine: passes compare what methods cost, time tells only how long these runs took."
 )
 FAILED = " Thin lines that end in a cross: runs that failed, one by one; means are without them."
-HEAT = "Mean over seeds. The stronger the colour, the better; the best field has a frame."
+HEAT = " The stronger the colour, the better; the best field has a frame."
+GREY = " In colours, by {}: the best one at each number of evaluations{}, and the next ones on the whole."
 COSINE = "1: both pull the same way; 0: neither minds the other; below 0: they pull against each other."
 
 
@@ -68,6 +70,8 @@ class Figure:
     legend: Sequence[Entry] = ()
     level: str = ""
     """What the dotted line is, where there is one."""
+    broad: bool = False
+    """Whether its charts are as wide as the page."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,13 @@ class Figures:
 
     @cached_property
     def inks(self) -> dict[str, Ink]:
-        """How every variant is drawn: a hue for each group, shades and dashes along its points."""
+        """How every variant is drawn: a hue for each group, shades and dashes along its points.
+
+        Where there are more groups than hues, the picked variants have hues of their own, and all others are grey.
+        """
+        if self.picked:
+            order = {name: i for i, name in enumerate(self.picked)}
+            return {v: Ink(order.get(v, 0), 2, order.get(v, i), i, dim=v not in order) for v, i in self.numbers.items()}
         made = dict[str, Ink]()
         for i, group in enumerate(self.groups):
             points = self.results.group(group)
@@ -86,6 +96,16 @@ class Figures:
                 shade = 2 if len(points) == 1 else round(4 * k / (len(points) - 1))
                 made[variant.name] = Ink(i, shade, k if len(points) > 1 else i, i)
         return made
+
+    @cached_property
+    def picked(self) -> list[str]:
+        """Variants with colours, in the order of their rows; none where every group can have a hue."""
+        return picked(self.results, self.metrics[0]) if len(self.groups) > HUES and self.metrics else []
+
+    @cached_property
+    def seeds(self) -> int:
+        """How many there are."""
+        return len({cell.seed for cell in self.results.cells})
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -119,7 +139,10 @@ class Figures:
 
     @cached_property
     def legend(self) -> list[Entry]:
-        """Every variant, or a group of many points as one line."""
+        """Every variant, or a group of many points as one line; of many variants those that have colours."""
+        if self.picked:
+            grey = next((self.inks[v] for v in self.numbers if v not in self.picked), Ink(dim=True))
+            return [*(self.entries[v] for v in self.picked), Entry(swatch(grey), "all others")]
         made = list[Entry]()
         for group in self.groups:
             variants = self.results.group(group)
@@ -186,7 +209,7 @@ class Figures:
             plots.append(self._plot(chart, metric, nfe))
         legend = [Entry(swatch(inks[group]), titles[group]) for group in groups]
         legend += [self.entries[v.name] for v in alone]
-        note = SWEEP + (ARROW if any('class="arrow"' in plot.svg for plot in plots) else "")
+        note = self._note(BARS) + (ARROW if any('class="arrow"' in plot.svg for plot in plots) else "")
         return Figure(f"Against {axis}", note, plots, legend, _floor(plots))
 
     def heats(self) -> list[Figure]:
@@ -203,7 +226,7 @@ class Figures:
         for group, (variants, axes) in found.items():
             plots = [self._heat(variants, axes, measure, every) for measure in self.results.measures()]
             title = variants[0].title.partition("[")[0] or group
-            made.append(Figure(f"{title}: {axes[0]} and {axes[1]}", HEAT, plots))
+            made.append(Figure(f"{title}: {axes[0]} and {axes[1]}", self._note() + HEAT, plots))
         return made
 
     def _heat(
@@ -220,7 +243,8 @@ class Figures:
         }
         among = [tile.value for v in every if (tile := self._tile(v, record, nfe)) is not None]
         up, title = record.higher_is_better, record.title or metric
-        chart = heat(known, [*map(word, xs)], [*map(word, ys)], title=title, x=x, y=y, up=up, among=among)
+        most = record.floor * record.factor if up and record.floor is not None else math.inf
+        chart = heat(known, [*map(word, xs)], [*map(word, ys)], title=title, x=x, y=y, up=up, among=among, most=most)
         return self._plot(chart, metric, nfe)
 
     def by_evaluations(self) -> list[Figure]:
@@ -241,25 +265,36 @@ class Figures:
                 x="network evaluations per sample",
                 at=[float(nfe) for nfe in counts],
                 log_x=True,
-                bars=len(series) <= FEW,
+                bars=not self._many,
+                broad=self._many,
                 level=self._end_floor(metric),
             )
             plots.append(Plot(chart, metric=i))
-        return [
-            Figure(
-                "Against network evaluations",
-                SWEEP if len(self.numbers) <= FEW else MEANS,
-                plots,
-                self.legend,
-                _floor(plots),
-            )
-        ]
+        note = self._note() + POINT + self._grey if self._many else self._note(BARS)
+        return [Figure("Against network evaluations", note, plots, self.legend, _floor(plots), self._many)]
+
+    @property
+    def _many(self) -> bool:
+        """Whether charts of all variants are as wide as the page."""
+        return len(self.numbers) > FEW
+
+    def _note(self, spread: str = "") -> str:
+        """What values are, and how their spread is drawn, where there is any."""
+        return f"Mean over seeds{spread}." if self.seeds > 1 else "One seed."
+
+    @property
+    def _grey(self) -> str:
+        """Which variants have colours, where not all of them do."""
+        if not self.picked:
+            return ""
+        title = self.results.about(self.metrics[0]).title or self.metrics[0]
+        return GREY.format(title, ", the baseline" if {*baseline(self.results)} & {*self.picked} else "")
 
     def over_training(self) -> list[Figure]:
         """Every metric against steps, samples, passes and time; nothing without scores during training."""
         if not any(cell.curve for cell in self.results.cells):
             return []
-        plots, notes = list[Plot](), {CURVES: None}
+        plots, notes = list[Plot](), {self._note("" if self._many else BAND) + self._grey: None}
         for metric, nfe in self.results.measures():
             for x, (title, scale) in self._spans.items():
                 series = [self._series(v, self._curve(v, metric, nfe, x, scale)) for v in self.results.variants]
@@ -270,9 +305,12 @@ class Figures:
                 notes |= {FAILED: None} if failed else {}
                 notes |= {SHARED: None} if x == "time" else {}
                 level = self._course_floor(metric, nfe)
-                chart = self._lines([*series, *failed], metric, "during training", x=title, level=level)
+                lines_of = [*series, *failed]
+                chart = self._lines(lines_of, metric, "during training", x=title, level=level, broad=self._many)
                 plots.append(self._plot(chart, metric, nfe, x))
-        return [Figure("During training", "".join(notes), plots, self.legend, _floor(plots))] if plots else []
+        if not plots:
+            return []
+        return [Figure("During training", "".join(notes), plots, self.legend, _floor(plots), self._many)]
 
     @cached_property
     def _spans(self) -> dict[str, tuple[str, Real]]:
@@ -348,9 +386,11 @@ class Figures:
             ]
             title = f"Cosine of the gradients of {a} and {b}"
             # the same ends for all pairs, and never logarithmic: the sign is what they are read for
-            chart = lines(series, title=title, x="steps", y="cosine", level=0.0, log_y=False, span=(-1.0, 1.0))
+            broad = len(series) > FEW
+            ends = (-1.0, 1.0)
+            chart = lines(series, title=title, x="steps", y="cosine", level=0.0, log_y=False, span=ends, broad=broad)
             entries = [entry for name, entry in self.entries.items() if name in variants]
-            made.append(Figure(f"{a} and {b}", COSINE, [Plot(chart)], entries))
+            made.append(Figure(f"{a} and {b}", COSINE, [Plot(chart)], entries, broad=broad))
         return made
 
     def without_cosines(self) -> str:
@@ -373,13 +413,26 @@ class Figures:
         log_x: bool | None = None,
         bars: bool = False,
         cap: bool = False,
+        broad: bool = False,
         level: float | None = None,
     ) -> Markup:
         """level: what real data score in the metric's shown unit; None: nothing is drawn."""
         kept = [one for one in series if one.spots]
         y, style = self.results.about(metric).title or metric, "sweep" if bars else "curve"
         title = f"{y} {what}"
-        return lines(kept, title=title, x=x, y=y, at=at, names=names, log_x=log_x, level=level, style=style, cap=cap)
+        return lines(
+            kept,
+            title=title,
+            x=x,
+            y=y,
+            at=at,
+            names=names,
+            log_x=log_x,
+            level=level,
+            style=style,
+            cap=cap,
+            broad=broad,
+        )
 
     def _end_floor(self, metric: str) -> float | None:
         """What real data score beside final values."""

@@ -28,18 +28,20 @@ def heat(
     y: str,
     up: bool,
     among: Sequence[Real] = (),
+    most: Real = math.inf,
 ) -> Markup:
     """A heat map: tiles by (column, row), names of columns and rows. up: higher values are better.
 
     The better the stronger; the best one has a frame. among: values of all maps that share the colours, these ones'
-    included (none: only this map's). Values that span more than WIDE are ranked by their logarithms.
+    included (none: only this map's). most: the largest value that may have the frame. Values that span more than WIDE
+    are ranked by their logarithms.
     """
     finite = {key: tile.value for key, tile in tiles.items() if math.isfinite(tile.value)}
     every = [value for value in (*finite.values(), *among) if math.isfinite(value)]
     log = bool(every) and min(every) > 0 and is_wide(every)
     turn, side = math.log if log else float, 1 if up else -1
     graded = {key: turn(value) * side for key, value in finite.items()}
-    all_graded, top_here = [turn(value) * side for value in every], max(graded.values(), default=0.0)
+    all_graded, top_here = [turn(value) * side for value in every], _top(graded, finite, most)
     worst, best = min(all_graded, default=0.0), max(all_graded, default=0.0)
     shared = len(among) > len(tiles)
     left = 34 + LETTER * max(map(len, ys), default=1)
@@ -50,7 +52,7 @@ def heat(
         cx, cy = left + column * wide, 8 + row * tall
         grade = 0.0 if best == worst else (graded.get((column, row), worst) - worst) / (best - worst)
         name = f"h{round(6 * grade)}" if (column, row) in graded else "broken"
-        top = " best" if graded.get((column, row)) == top_here else ""
+        top = " best" if graded.get((column, row)) == top_here and tile.value <= most else ""
         body.append(
             f'<g class="tile {name}{top}"{numbered(tile.variant)}><title>{escape(tile.label)}</title>'
             f'<rect x="{cx + 1:.1f}" y="{cy + 1:.1f}" width="{wide - 2:.1f}" height="{tall - 2:.1f}" rx="3"/>'
@@ -70,3 +72,8 @@ def heat(
         body.append(f'<text x="{left + len(xs) * wide / 2:.0f}" y="{end + 54:.0f}">colours: {words}</text>')
     said = "; ".join(tile.label for tile in tiles.values())
     return svg("".join(body), f"{title}. {y} by {x}: {said}", WIDTH, round(end + (62 if words else 44)))
+
+
+def _top(graded: Mapping[tuple[int, int], Real], values: Mapping[tuple[int, int], Real], most: Real) -> Real:
+    """The best grade of those whose value is at most so large."""
+    return max((graded[key] for key, value in values.items() if value <= most), default=0.0)

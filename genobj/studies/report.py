@@ -1,5 +1,6 @@
 """A study, or any finished runs, as one HTML page: claims, table, figures, samples, settings; nothing is loaded."""
 
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -11,13 +12,14 @@ from markupsafe import Markup
 
 from genobj.config.load import leaves
 from genobj.studies import tables
-from genobj.studies.charts import BANDS
 from genobj.studies.collect import located
+from genobj.studies.condensed import condensed
 from genobj.studies.contrast import common, differing
 from genobj.studies.figures import Figure, Figures, headline
 from genobj.studies.gallery import Gallery, Picture, gallery
 from genobj.studies.results import Results
 from genobj.studies.summary import count, duration, plain, summary
+from genobj.studies.words import INCONCLUSIVE
 from genobj.training.folder import write as write_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -116,10 +118,13 @@ def page(results: Results, shown: Gallery) -> str:
         again=_again(results),
         facts=_facts(results),
         notes=study.get("notes", ()),
+        undecided=INCONCLUSIVE if any(v.verdict == "inconclusive" for v in results.verdicts) else "",
         sections=[(key, name) for key, name in SECTIONS.items() if there.get(key, True)],
         table=summary(results, art),
         figures=figures,
-        bands=BANDS,
+        picked=bool(art.picked),
+        broad=any(figure.broad for figure in [*figures, *cosines]),
+        elsewhere=any(_has_path(variant.command) for variant in results.variants),
         choices=_choices(results, art, figures),
         gallery=shown,
         cards=cards,
@@ -127,7 +132,7 @@ def page(results: Results, shown: Gallery) -> str:
         cosines=cosines,
         without_cosines=art.without_cosines(),
         failures=failures,
-        differing=differing(results, [*art.labels.values()]),
+        differing=condensed(results, differing(results, [*art.labels.values()])),
         common=common(results),
         collected="variants" in study,
         environment=[(name, plain(value)) for name, value in leaves(results.environment) if name not in UNTOLD],
@@ -139,14 +144,27 @@ def page(results: Results, shown: Gallery) -> str:
 def _template() -> Template:
     loader = FileSystemLoader(TEMPLATES)
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters["breakable"] = _breakable
     return made.get_template("report.html.j2")
+
+
+def _breakable(name: str) -> Markup:
+    """A setting's name that lines may break behind dots and underscores of, and nowhere else."""
+    parts = re.split(r"(?<=[._])(?=.)", name)
+    return Markup("<wbr>").join(parts)
+
+
+def _has_path(command: str) -> bool:
+    """Whether a command names a file, which is not everywhere."""
+    return any(word.strip("'").endswith(".toml") for word in command.split())
 
 
 def _choices(results: Results, art: Figures, figures: Sequence[Figure]) -> list[tuple[str, list[Choice]]]:
     """What the reader may choose: metric, number of evaluations, the x axis of curves."""
     used = {plot.x for figure in figures for plot in figure.plots}
+    counted = any(plot.nfe is not None for figure in figures for plot in figure.plots)
     names = [Choice(i, headline(results.about(metric))) for i, metric in enumerate(art.metrics)]
-    counts = [Choice(i, str(nfe)) for i, nfe in enumerate(art.evaluations)]
+    counts = [Choice(i, str(nfe)) for i, nfe in enumerate(art.evaluations) if counted]
     axes = [Choice(x, title) for x, title in AXES if x in used]
     return [("metric", names), ("nfe", counts), ("x", axes)]
 

@@ -12,8 +12,9 @@ from genobj.config.load import leaves
 from genobj.studies import tables
 from genobj.studies.charts import DASH, MINUS
 from genobj.studies.figures import Figures, headline
+from genobj.studies.floors import excess
 from genobj.studies.results import Cell, Results, Value
-from genobj.studies.words import apart
+from genobj.studies.words import apart, one_line
 
 COSTS = ("Steps", "Samples", "Passes", "Time")
 
@@ -22,9 +23,8 @@ AGAINST = (
     "Below each value: the variant against the baseline with the wider one of both intervals, as a ratio where all "
     "values are positive, else as a difference."
 )
-SHARED = (
-    "Time: the median over seeds. Runs may have shared the machine: passes compare what methods cost, time does not."
-)
+MEDIAN = "Time: the median over seeds."
+SHARED = "Runs may have shared the machine: passes compare what methods cost, time does not."
 
 
 class Head(NamedTuple):
@@ -47,6 +47,8 @@ class Number(NamedTuple):
     best: bool = False
     close: bool = False
     """Not the best, but not told apart from it."""
+    beyond: str = ""
+    """What is wrong with values above real data's, where it is one."""
     broken: str = ""
     difference: str = ""
     interval: str = ""
@@ -93,7 +95,8 @@ def summary(results: Results, art: Figures) -> Summary:
         for one in about
     ]
     known = [i for i in range(len(COSTS)) if any(_costs(cell)[i] for cell in results.cells)]
-    lines = [_line(results, art, row, columns, known) for row in tables.rows(results)]
+    found = tables.rows(results)
+    lines = [_line(results, art, row, columns, known) for row in found]
     floors = [(results.about(m), results.about(m).floor) for m, _ in columns]
     told = ["" if floor is None else tables.number(record, floor) for record, floor in floors]
     return Summary(
@@ -101,7 +104,7 @@ def summary(results: Results, art: Figures) -> Summary:
         [COSTS[i] for i in known],
         lines,
         told if any(told) else [],
-        _legend(results, timed=COSTS.index("Time") in known),
+        _legend(results, tables.over(results, found), timed=COSTS.index("Time") in known),
     )
 
 
@@ -125,7 +128,7 @@ def _line(
         [_number(results, row, measure) for measure in columns],
         [(words[i], sizes[i], ranges[i]) for i in known],
         ", ".join(filter(None, (size, passes))),
-        variant.command,
+        one_line(variant.command),
         [(key, plain(value)) for key, value in leaves(variant.settings)],
     )
 
@@ -141,10 +144,13 @@ def _number(results: Results, row: tables.Row, measure: tuple[str, int]) -> Numb
     found, pair = score.summary, score.difference
     mean, _, spread = tables.plus_minus(record, found).partition(" +- ")
     best = score.best and len(results.variants) > 1
-    made = Number(mean, spread, found.mean, best, score.close and not score.best)
+    over = excess([record]) if score.beyond else ""
+    close = score.close and found.n + found.broken > 1  # one seed tells nothing apart
+    made = Number(mean, spread, found.mean, best, close, over)
     if found.broken:
         mean = tables.number(record, found.mean) if found.n else ""
-        made = Number(mean, broken=f"{found.broken} of {found.n + found.broken} diverged", best=best)
+        gone = f"{found.broken} of {found.n + found.broken} diverged"
+        made = Number(mean, broken=gone, best=best, beyond=over)
     if pair is None:
         own = tables.baseline(results, *measure) == row.variant.name
         return made._replace(difference="baseline") if own else made
@@ -154,23 +160,29 @@ def _number(results: Results, row: tables.Row, measure: tuple[str, int]) -> Numb
     return made._replace(
         difference=f"{TIMES}{middle}" if pair.ratio else middle,
         interval=f"({low} to {high})" if pair.n > 1 else "",
-        word=("better" if better else "worse") if pair.significant else "",
+        word=("" if score.beyond and better else "better" if better else "worse") if pair.significant else "",
     )
 
 
-def _legend(results: Results, *, timed: bool) -> str:
+def _legend(results: Results, over: str, *, timed: bool) -> str:
+    """How to read the table; over: what is said of values above real data's."""
     if not results.measures():
         return "Nothing was scored."
-    parts = ["Arrows beside metrics point to their better side.", "Bold: the best mean of its column."]
-    if results.failed():
-        parts.append("Variants of which fewer runs diverged are better than all others.")
-    if len({cell.seed for cell in results.cells}) > 1:
-        parts.append("± is the standard deviation over seeds.")
-    if len(results.variants) > 1:
-        parts += ["†: not significantly worse than the best one.", tables.TEST]
-    if results.study.get("baseline"):
-        parts.append(AGAINST)
-    return " ".join(parts + [SHARED] * timed)
+    several, repeated = len(results.variants) > 1, len({cell.seed for cell in results.cells}) > 1
+    parts = {
+        "Arrows beside metrics point to their better side.": True,
+        "Bold: the best mean of its column.": several and repeated,
+        "Bold: the best value of its column.": several and not repeated,
+        "Variants of which fewer runs diverged are better than all others.": several and bool(results.failed()),
+        "± is the standard deviation over seeds.": repeated,
+        "†: not significantly worse than the best one.": several and repeated,
+        over: bool(over),
+        tables.TEST: several and repeated,
+        AGAINST: several and bool(results.study.get("baseline")),
+        MEDIAN: timed and repeated,
+        SHARED: timed and several,
+    }
+    return " ".join(words for words, said in parts.items() if said)
 
 
 def duration(seconds: int | float) -> str:

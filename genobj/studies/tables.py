@@ -7,10 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genobj.metrics.records import Record
+from genobj.studies.floors import beyond, excess
 from genobj.studies.results import Cell, Results, Value, Variant
 from genobj.studies.samples import best, compare, sample, winner
 from genobj.studies.statistics import Paired, Summary, paired
-from genobj.studies.words import apart, count, digits, heading, label, number, plus_minus, shown
+from genobj.studies.words import (
+    INCONCLUSIVE,
+    apart,
+    count,
+    digits,
+    heading,
+    label,
+    number,
+    one_line,
+    plus_minus,
+    shown,
+)
 
 Measure = tuple[str, int]
 """Metric and nfe."""
@@ -25,9 +37,11 @@ class Score:
     difference: Paired | None
     """Variant against baseline over seeds where both are finite; None for the baseline itself, and without one."""
     best: bool
-    """The best mean of all variants, fewer diverged runs first."""
+    """The best mean of all variants that are not beyond real data, fewer diverged runs first."""
     close: bool
-    """Not the best, and not significantly worse than it."""
+    """Not the best, not beyond real data, and not significantly worse than the best."""
+    beyond: bool = False
+    """Whether its mean lies above real data's where higher is better: no merit, see `floors`."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +103,15 @@ def _scores(results: Results, measure: Measure) -> Iterator[tuple[str, Score]]:
     known = {name: one for name, one in samples.items() if one.values}
     if not known:
         return
-    higher, base = results.about(measure[0]).higher_is_better, baseline(results, *measure)
-    top = best([*known.values()], higher)
+    record, base = results.about(measure[0]), baseline(results, *measure)
+    higher, over = record.higher_is_better, {name for name, one in known.items() if beyond(record, one.summary.mean)}
+    honest = [one for name, one in known.items() if name not in over]
+    top = best(honest, higher) if honest else None
     for name, one in known.items():
         pair = None if base in (None, name) else paired(one.values, samples[base].values)
-        versus = compare(one, top, higher)
+        versus = None if top is None or one is top else compare(one, top, higher)
         worse = versus is not None and winner(versus, higher) < 0
-        yield name, Score(one.summary, pair, one is top, one is not top and not worse)
+        yield name, Score(one.summary, pair, one is top, not (one is top or worse or name in over), name in over)
 
 
 def baseline(results: Results, metric: str, nfe: int) -> str | None:
@@ -138,9 +154,11 @@ def markdown(results: Results) -> str:
     parts = [f"# {_text(name)}", _text(str(study.get("question", ""))), _how(results)]
     if results.verdicts:
         told = [f"- **{v.verdict}**: {_text(v.says)}{_source(v.source)}. {_text(v.measured)}" for v in results.verdicts]
-        parts += ["## Claims", "\n".join(told)]
+        open_ones = any(v.verdict == "inconclusive" for v in results.verdicts)
+        parts += ["## Claims", "\n".join(told), INCONCLUSIVE if open_ones else ""]
     if results.measures():
-        parts += ["## Scores", _score_table(results, found), LEGEND, *_differences(results, found)]
+        parts += ["## Scores", _score_table(results, found), " ".join(filter(None, (LEGEND, over(results, found))))]
+        parts += _differences(results, found)
         parts += _matrices(results, found)
     parts += ["## Cost", _cost_table(found), *_failures(results, found), *_again(results, found)]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -183,6 +201,12 @@ def _score_table(results: Results, found: Sequence[Row]) -> str:
     return _table(["variant", *header], lines)
 
 
+def over(results: Results, found: Sequence[Row]) -> str:
+    """The legend's sentence on values above real data's; nothing where there are none."""
+    metrics = dict.fromkeys(metric for row in found for (metric, _), score in row.scores.items() if score.beyond)
+    return f"‡: {excess(map(results.about, metrics))}; they are not compared with the best." if metrics else ""
+
+
 def _side(record: Record, nfe: int) -> str:
     return f"{heading(record, nfe)} ({'higher' if record.higher_is_better else 'lower'} is better)"
 
@@ -191,7 +215,7 @@ def _score(record: Record, score: Score | None) -> str:
     if score is None:
         return ""
     told = plus_minus(record, score.summary)
-    return f"**{told}**" if score.best else f"{told} †" if score.close else told
+    return f"**{told}**" if score.best else f"{told} †" if score.close else f"{told} ‡" if score.beyond else told
 
 
 def _differences(results: Results, found: Sequence[Row]) -> list[str]:
@@ -245,7 +269,8 @@ def _matrix(results: Results, found: Sequence[Row], axes: Sequence[str], measure
     down, across = (list(dict.fromkeys(row.variant.point[axis] for row in found)) for axis in axes)
     record = results.about(measure[0])
     scored = {tuple(row.variant.point.values()): row.scores[measure] for row in found if measure in row.scores}
-    finite = [score.summary.mean for score in scored.values() if score.summary.n and not score.summary.broken]
+    honest = [score.summary for score in scored.values() if not score.beyond]
+    finite = [summary.mean for summary in honest if summary.n and not summary.broken]
     top = (max if record.higher_is_better else min)(finite, default=math.nan)
 
     def entry(place: tuple[Value, Value]) -> str:
@@ -291,7 +316,7 @@ def _again(results: Results, found: Sequence[Row]) -> list[str]:
     if argv and Path(argv[0]).name in ("genobj", "__main__.py"):
         lines += [shlex.join(["genobj", *argv[1:]])]
     for row in found:
-        lines += [f"# {row.label}", row.variant.command] if row.variant.command else []
+        lines += [f"# {row.label}", one_line(row.variant.command)] if row.variant.command else []
     return ["## Run it again", "```text\n" + "\n".join(lines) + "\n```"] if lines else []
 
 

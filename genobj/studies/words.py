@@ -1,11 +1,19 @@
 """How variants and numbers of studies are written: in sentences, tables and reports alike."""
 
 import math
+import re
+import shlex
 from collections.abc import Mapping
 
 from genobj.metrics.records import Record
 from genobj.studies.results import Results, Value
 from genobj.studies.statistics import Paired, Summary
+
+INCONCLUSIVE = (
+    "Inconclusive: runs are missing, or the interval over seeds holds both answers: the means may clearly agree or "
+    "disagree with a claim, and yet these seeds cannot tell."
+)
+"""What that verdict says, and what it does not."""
 
 
 def label(results: Results, name: str) -> str:
@@ -15,6 +23,14 @@ def label(results: Results, name: str) -> str:
     short = variant.title.removesuffix(f"[{inner}]")
     shared = sum(other.title == variant.title for other in results.variants) > 1
     return f"{short} {place(variant.point)}" if variant.point and (shared or short != variant.title) else short
+
+
+def one_line(command: str) -> str:
+    """A command without line breaks: settings with lists, as TOML writes them, become 'evaluation.nfe=[1,2,4,32]'."""
+    if "\n" not in command:
+        return command
+    words = (re.sub(r",\s*\n\s*\]", "]", word) for word in shlex.split(command))
+    return shlex.join(re.sub(r"\s*\n\s*", "", word) for word in words)
 
 
 def place(point: Mapping[str, Value]) -> str:

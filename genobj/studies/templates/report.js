@@ -75,7 +75,8 @@
   const highlight = document.getElementById("highlight");
   highlight?.addEventListener("change", () => {
     const one = `[data-v="${highlight.value}"]`;
-    const rule = `.chart g[data-v]:not(${one}){opacity:.12}.chart g${one} path.line{stroke-width:4}`;
+    const others = `.chart :is(g,.tag,.lead)[data-v]:not(${one}){opacity:.12}`;
+    const rule = `${others}.chart g${one} path.line{stroke-width:4}.chart .dim${one}{--k:var(--ink)}.chart text.dim${one}{fill:var(--ink)}`;
     document.getElementById("highlighted").textContent = highlight.value ? rule : "";
   });
 

@@ -103,7 +103,8 @@ class Composer:
                 check_velocity(objectives, self.horizons, pairs, f"objectives.{name}")
         if guidance.active and "frozen" not in guidance.networks:
             check_velocity(objectives, self.horizons, pairs, "guidance")
-        if label_drop and drop_where == "prefix" and self._sees_pairs and (groups := pairs.groups(64)):
+        groups = {} if pairs.mixes or not self._sees_pairs else pairs.groups(64)
+        if label_drop and drop_where == "prefix" and groups:
             raise ValueError(
                 f"label_drop_where=prefix takes the labels of the rows at the front, which pairs makes for "
                 f"{next(iter(groups))}; type label_drop_where=anywhere"

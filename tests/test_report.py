@@ -463,6 +463,19 @@ def test_commands_are_one_line() -> None:
     assert "Commands that name a file" in report.page(replace(results, variants=made), Gallery((), (), Picture()))
 
 
+def test_a_verdict_that_is_open_says_what_it_is() -> None:
+    results = study(three(), looks=1)
+    for text in (report.page(results, Gallery((), (), Picture())), tables.markdown(results)):
+        assert text.count("these seeds cannot tell") == 1
+    sure = replace(results, verdicts=results.verdicts[:2])
+    assert "seeds cannot tell" not in report.page(sure, Gallery((), (), Picture()))
+
+
+def test_only_what_some_figure_depends_on_can_be_chosen() -> None:
+    page = Page(report.page(study(three(), looks=1), Gallery((), (), Picture())))
+    assert {a["name"] for a in page.all("input", type="radio")} == {"metric"}
+
+
 def test_one_run_has_no_spread_and_no_best() -> None:
     one = study({"DuMo": [({}, 1.0)]}, seeds=(0,), looks=3)
     assert {figure.note.partition(".")[0] for figure in Figures(one).every()} == {"One seed"}
@@ -493,6 +506,10 @@ def test_of_many_methods_the_best_have_colours_and_all_have_names() -> None:
     assert all(b - a >= tags.LINE - 0.11 for a, b in pairwise(sorted(heights)))
     assert chart.index('class="dim"') < chart.index('class="c0 s2"')  # grey ones lie behind
     assert "the baseline" in figure.note
+    points = study({f"g{i}": [({"beta": b}, 1.0 + i) for b in (0.1, 0.9)] for i in range(8)}, looks=1)
+    (sweep,) = Figures(points).sweeps()
+    assert len({entry.swatch for entry in sweep.legend}) == 8
+    assert 'class="dim' not in sweep.plots[0].svg
     assert not Figures(study(two_sweeps(), looks=1)).picked  # shades tell their points apart
 
 
@@ -653,6 +670,8 @@ def test_colours_can_be_read_in_light_and_dark(theme: int) -> None:
         )
     }
     assert len(shades) == charts.SHADES - 1
+    (grey,) = re.findall(r"\.dim \{ --k: color-mix\(in oklab, var\(--soft\) (\d+)%, var\(--bg\)\)", CSS)
+    assert _apart(_mixed(pairs["soft"], pairs["bg"], int(grey) / 100), _light(_linear(pairs["bg"]))) >= 3
     for hue in hues:
         for share, other in [*shades.values(), (1.0, "bg")]:
             assert _apart(_mixed(hue[theme], pairs[other], share), _light(_linear(pairs["bg"]))) >= 3, (hue, other)

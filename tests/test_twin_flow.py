@@ -101,7 +101,7 @@ class TestAnyStep:
         assert limit.abs().mean() > 0.01
         gaps = []
         for delta in (4e-3, 2e-3, 1e-3):
-            small = AnyStep(head="w", order=1, delta=delta, clamp=None, weights=weights)
+            small = AnyStep(head="w", order=1, delta=delta, clamp=0.0, weights=weights)
             far = draw.t - draw.r > 4e-3
             gaps.append((_residual(small, wrong, draw) - limit)[far].abs().max().item())
         assert all(abs(slope - 1) < 0.1 for slope in _slopes(gaps)), gaps
@@ -116,7 +116,7 @@ class TestAnyStep:
         draw = draw._replace(v_t=torch.randn_like(draw.v_t))
         passes = StepPasses({"online": net, "ema": net}, ROWS)
         passes.main(draw.point)
-        target = AnyStep(head="w", clamp=None).target(draw, passes)
+        target = AnyStep(head="w", clamp=0.0).target(draw, passes)
         torch.testing.assert_close(target[:30], draw.v_t[:30])
         assert target.isfinite().all()
         assert passes.count.without_gradient == 2 * 90 / ROWS
@@ -217,7 +217,7 @@ class TestTwinFlow:
 
     def test_the_rectification_moves_own_samples_towards_the_data(self) -> None:
         """A head whose samples are too wide, with the exact velocities of both: sg(u - D) makes them narrower."""
-        net, objective = TwoFlows(std=0.4, fake=0.8), TwinFlow(head="w", clamp=None)
+        net, objective = TwoFlows(std=0.4, fake=0.8), TwinFlow(head="w", clamp=0.0)
         passes = StepPasses({"online": net, "ema": net}, ROWS)
         draw = _twin_draw(net, objective, passes)
         rows = _rows(draw, "e2e")

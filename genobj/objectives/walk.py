@@ -29,8 +29,8 @@ class Walk(Regression, abc.ABC):
     """N: jumps from t - delta to r; each costs a pass."""
     delta: Annotated[float, Field(gt=0, le=0.5)] = 0.01
     """Delta: length of the step along the velocity; rows with t - r below it learn the velocity."""
-    clamp: Annotated[float, Field(gt=0)] | None = 1.0
-    """Bound on the entries of a correction, in units of the velocity; unset: none."""
+    clamp: Annotated[float, Field(ge=0)] = 1.0
+    """Bound on the entries of a correction, in units of the velocity; 0: none."""
     weights: Weights = "ema"
     """Network of the walk: the average (the authors': decay .99 or more for N > 1), the live one (theirs for N = 1; for
     N = 2 it ran away on moons), or a teacher."""
@@ -49,7 +49,7 @@ class Walk(Regression, abc.ABC):
 
     def bounded(self, difference: Tensor) -> Tensor:
         """The difference between +-clamp."""
-        return difference if self.clamp is None else difference.clamp(-self.clamp, self.clamp)
+        return difference.clamp(-self.clamp, self.clamp) if self.clamp else difference
 
     def walked(self, draw: Draw, passes: Passes) -> Samples:
         """u*, shaped like x_t; rows at the front that need no more than the velocity (draw.equal) cost nothing."""

@@ -20,7 +20,7 @@ from genobj.studies.evidence import Evidence, Pick, Unknown
 from genobj.studies.results import Results, Value, Variant, Verdict
 from genobj.studies.samples import Sample, best, compare
 from genobj.studies.selectors import Groups, Selector, Which, same
-from genobj.studies.words import gap, number, place
+from genobj.studies.words import gap, leaning, number, place
 
 Decision = Literal["agrees", "disagrees", "inconclusive"]
 ANSWERS: dict[int, Decision] = {1: "agrees", 0: "inconclusive", -1: "disagrees"}
@@ -139,7 +139,8 @@ class Ratio(Pair):
         low, high = pair.interval
         top = math.inf if self.high is None else self.high
         answer = 1 if self.low <= low and high <= top else -1 if high < self.low or low > top else 0
-        return answer, f"{gap(evidence.record, pair)}; claimed: {self._range_told()}"
+        lean = "" if answer else f": {leaning(self.low <= pair.difference <= top)}"
+        return answer, f"{gap(evidence.record, pair)}; claimed: {self._range_told()}{lean}"
 
     def _range_told(self) -> str:
         if self.high is None:

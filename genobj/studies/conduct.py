@@ -22,6 +22,7 @@ from genobj.studies.crew import Crew, Watcher, alone
 from genobj.studies.plan import Job, Row, jobs, on, rows
 from genobj.studies.results import Cell, CellState, Results, Variant
 from genobj.studies.study import Study
+from genobj.studies.words import flat
 from genobj.studies.worker import Task
 from genobj.training.folder import environment, write
 
@@ -271,7 +272,7 @@ def command_of(recipe: str, experiment: Experiment) -> str:
 
 def _literal(value: Any) -> str:
     """A TOML value."""
-    return write_toml({"v": value}).removeprefix("v = ").strip() if not isinstance(value, str) else value
+    return flat(write_toml({"v": value}).removeprefix("v = ").strip()) if not isinstance(value, str) else value
 
 
 def _device(devices: Sequence[str | None]) -> str:

@@ -8,7 +8,7 @@ from genobj.studies.results import Results, Variant
 from genobj.studies.samples import Sample, allowed, best, compare, divides, sample, winner
 from genobj.studies.selectors import Selector
 from genobj.studies.statistics import Paired
-from genobj.studies.words import digits, gap, label, number, plus_minus
+from genobj.studies.words import digits, gap, label, leaning, number, plus_minus
 
 
 class Unknown(Exception):
@@ -92,6 +92,7 @@ class Evidence:
         told = self._apart(pair, left.sample, right.sample)
         if margin:
             told += f"; {self._allowed(left.sample, right.sample, margin)}"
+            told += "" if won else f": {leaning(moved.larger == self.higher)}"
         elif not won:
             told += ", so that it may be chance"
         if max(points) > 1:

@@ -182,7 +182,7 @@ class Figures:
         values = in_order(v.point[groups[group]] for group, variants in there.items() for v in variants)
         at = dict(zip(map(repr, values), places(values), strict=True))
         alone = [v for v in self.results.variants if not v.point][:BESIDE]
-        inks = {group: Ink(self.inks[there[group][0].name].hue, 2, i, i) for i, group in enumerate(groups)}
+        inks = {group: Ink(self.groups.index(group), 2, i, i) for i, group in enumerate(groups)}
         titles = {group: self.results.group(group)[0].title.partition("[")[0] or group for group in groups}
         if len(set(groups.values())) > 1:
             titles = {group: f"{title} ({groups[group]})" for group, title in titles.items()}

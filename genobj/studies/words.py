@@ -16,6 +16,11 @@ INCONCLUSIVE = (
 """What that verdict says, and what it does not."""
 
 
+def leaning(agrees: bool) -> str:
+    """Of an inconclusive verdict: what the means say of the claim, and that this is not enough."""
+    return f"the means {'agree' if agrees else 'disagree'}, the seeds cannot tell"
+
+
 def label(results: Results, name: str) -> str:
     """Title of a variant, with its point: 'MeanFlow rho=0.8'."""
     variant = results.variant(name)
@@ -29,8 +34,12 @@ def one_line(command: str) -> str:
     """A command without line breaks: settings with lists, as TOML writes them, become 'evaluation.nfe=[1,2,4,32]'."""
     if "\n" not in command:
         return command
-    words = (re.sub(r",\s*\n\s*\]", "]", word) for word in shlex.split(command))
-    return shlex.join(re.sub(r"\s*\n\s*", "", word) for word in words)
+    return shlex.join(map(flat, shlex.split(command)))
+
+
+def flat(literal: str) -> str:
+    """A TOML value in one line: '[1,2]' for an array that is written line by line."""
+    return re.sub(r"\s*\n\s*", "", re.sub(r",\s*\n\s*\]", "]", literal))
 
 
 def place(point: Mapping[str, Value]) -> str:

@@ -525,5 +525,5 @@ class TestGroupsOfRows:
             Composer(Linear(), Uniform(), Halves(), {"mf": OBJECTIVES.get("mf")()}, NoGuidance())
         with pytest.raises(ValueError, match=r"rows own for .* which nothing puts there; type pairs\.own=0"):
             Composer(Linear(), Uniform(), Halves(), {"rcgm": OBJECTIVES.get("rcgm")()}, NoGuidance())
-        with pytest.raises(ValueError, match="rows that are made for own"):
+        with pytest.raises(ValueError, match="rows of its own kinds \\(own\\)"):
             Composer(Linear(), Uniform(), Below(), {"own": Own()}, NoGuidance())

@@ -89,7 +89,10 @@ class TestUnifiedOnExactFlows:
         net = GaussianFlow(CURVES[curve], 0.4)
         draw = _draw(net, 0.1)
         errors = [
-            _residual(Unified.model_validate({"ratio": 1 - gap, "step": 1e-4, "clamp": 1e9}), net, draw).abs().max().item()
+            _residual(Unified.model_validate({"ratio": 1 - gap, "step": 1e-4, "clamp": 1e9}), net, draw)
+            .abs()
+            .max()
+            .item()
             for gap in (4e-3, 2e-3, 1e-3)
         ]
         assert all(abs(slope - 1) < 0.15 for slope in _slopes(errors)), errors

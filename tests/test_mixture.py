@@ -212,7 +212,7 @@ class TestUncertainty:
         raw = (scored.terms["fm"].out["v"] - draw.v_t).square().mean(1).detach()
         for shift, sign in ((0.0, 0), (0.5, 1), (-0.5, -1)):
             s = (raw.log() + shift).requires_grad_()
-            term = e.composer()._term("fm", raw, {log_variance("fm"): s}, None, draw)
+            term = e.composer()._term("fm", raw, {}, {log_variance("fm"): s}, None, draw)
             slope = torch.autograd.grad(term.share, s)[0]
             assert (slope.sign() == sign).all() if sign else slope.abs().max() < 1e-15
 

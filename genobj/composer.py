@@ -222,10 +222,12 @@ class Composer:
         """
         whole = self._together * parts
         if batch % whole:
-            near = self._together * max(batch // whole, 1)
+            sizes = range(self._together, max(batch // parts, self._together) + 1, self._together)
+            fits = [size for size in sizes if batch % size == 0]
+            smaller = f"train.micro_batch={fits[-1]}, or " if fits else ""
             return (
                 f"{batch} rows in {parts} parts cut the groups of {self._together} that share their times; "
-                f"type train.micro_batch={near}, or a train.batch that is a multiple of {whole}"
+                f"type {smaller}a train.batch that is a multiple of {whole}"
             )
         used = sorted(frozenset[str]().union(*(objective.groups for objective in self.objectives.values())))
 

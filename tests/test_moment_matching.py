@@ -260,6 +260,15 @@ class TestInARun:
         with pytest.raises(ValueError, match="cut the groups of 4 that share"):
             loss(0, 8)
 
+    def test_a_micro_batch_that_cuts_groups_is_told_one_that_does_not(self) -> None:
+        def built(micro: int) -> Experiment:
+            train = {"batch": 20, "micro_batch": micro}
+            return Experiment.model_validate({"objectives": "imm", "pairs": "grouped", "train": train})
+
+        with pytest.raises(ValueError, match=r"cut the groups of 4 .*; type train\.micro_batch=4, or a train\.batch"):
+            built(10)
+        assert built(4).train.rounds() == 5
+
     def test_it_asks_for_groups(self) -> None:
         with pytest.raises(ValueError, match="type pairs=grouped"):
             Experiment.model_validate({"objectives": "imm"})

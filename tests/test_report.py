@@ -18,18 +18,21 @@ from genobj import hub
 from genobj.cli import report as cli
 from genobj.cli.scores import scores
 from genobj.metrics.records import Record
-from genobj.studies import charts, report, tables, tags
+from genobj.studies import axes, charts, report, tables, tags
 from genobj.studies import gallery as pictures
-from genobj.studies.charts import Scale, Series, Spot, lines, short, thinned, ticks
+from genobj.studies.axes import Scale, short, thinned, ticks
+from genobj.studies.charts import Series, Spot, lines
 from genobj.studies.collect import from_runs, located
 from genobj.studies.condensed import condensed
 from genobj.studies.contrast import common, differing
 from genobj.studies.courses import varying
+from genobj.studies.curves import Curves
 from genobj.studies.figures import Figures
 from genobj.studies.floors import beyond, excess
 from genobj.studies.gallery import Gallery, Picture, Shown, gallery
 from genobj.studies.heatmaps import Tile, heat
 from genobj.studies.results import Results
+from genobj.studies.styles import Styles
 from genobj.studies.summary import duration, summary
 from genobj.studies.words import one_line
 from tests.reporting import NFE, make_run, matrix, record, study, three, two_sweeps
@@ -207,7 +210,7 @@ def test_a_value_that_is_not_finite_is_a_cross_and_changes_no_mean() -> None:
     chart = lines([Series("a", spots)], title="t", x="x", y="y")
     assert chart.count('class="cross"') == 2
     assert "nan" not in chart
-    values = Figures(study(three()))._curve(study(three()).variants[0], "mmd", 1, "step", 1.0)
+    values = Curves(Styles(study(three()))).spots(study(three()).variants[0], "mmd", 1, "step", 1.0)
     assert all(value.low <= value.y <= value.high for value in values)
 
 
@@ -303,7 +306,7 @@ def test_runs_that_failed_change_no_curve() -> None:
     without = Figures(replace(results, cells=cells[:2]))
     failed = Figures(replace(results, cells=cells))
     variant = results.variants[0]
-    assert failed._curve(variant, "mmd", 1, "step", 1.0) == without._curve(variant, "mmd", 1, "step", 1.0)
+    assert Curves(failed).spots(variant, "mmd", 1, "step", 1.0) == Curves(without).spots(variant, "mmd", 1, "step", 1.0)
     (figure,) = failed.over_training()
     assert "runs that failed" in figure.note
     assert figure.plots[0].svg.count(' lost"') == 1
@@ -385,7 +388,7 @@ def test_many_settings_become_few_columns() -> None:
     found = condensed(every, differing(every, kinds))
     assert found.columns == ["objectives", "heads", "heads.u", "objectives.fm.weight", "train.steps"]
     assert found.rows[1] == ("o1", ["fm + o1", "v + u", "critic", "2.0", "100"])
-    assert found.rows[12] == ("o12", ["fm + o12", "v", charts.DASH, "1.0", "1200"])
+    assert found.rows[12] == ("o12", ["fm + o12", "v", axes.DASH, "1.0", "1200"])
     assert found.left_out == 0  # that an objective is there stands in the first column
     rare = family(results, [tree | ({"ema": {"decay": 0.5}} if i < 2 else {}) for i, tree in enumerate(settings)])
     assert condensed(rare, differing(rare, kinds)).left_out == 1
@@ -580,8 +583,8 @@ def test_numbers_are_short() -> None:
         12_000.0: "12k",
         3e6: "3M",
         0.05: "0.05",
-        1e-5: f"1e{charts.MINUS}5",
-        -2.0: f"{charts.MINUS}2",
+        1e-5: f"1e{axes.MINUS}5",
+        -2.0: f"{axes.MINUS}2",
         math.inf: "not finite",
     }
     assert {value: short(value) for value in told} == told
@@ -810,7 +813,7 @@ def test_the_command_prints_where_and_what(runs: Path, tmp_path: Path, capsys: p
     assert page.all("section", id="gradients")
     gradients = out.read_text().partition('id="gradients"')[2].partition("</section>")[0]
     assert "cosine, logarithmic" not in gradients
-    assert f">{charts.MINUS}1</text>" in gradients  # all pairs from -1 to 1
+    assert f">{axes.MINUS}1</text>" in gradients  # all pairs from -1 to 1
     assert gradients.count('class="level"') == 1
     with pytest.raises(ValueError, match="ends in"):
         cli.command([runs / "a0"], out=tmp_path / "page.pdf")

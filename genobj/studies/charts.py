@@ -5,15 +5,15 @@ through its style sheet (classes c0 to c6 for a hue, s0 to s4 for its shade), an
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
+from genobj.studies.axes import WIDE, Real, Scale, fitted, is_wide, short, spread, thinned, ticks
 from genobj.studies.tags import LINE, shortest, spaced
 
-Real = int | float
 WIDTH, HEIGHT = 460, 290
 BROAD, TALL = 860, 430
 """Of a chart as wide as the page, for many lines."""
@@ -22,15 +22,10 @@ LETTER = 6.8
 """Width of a letter at the 12 units of labels, rather too wide than too narrow."""
 HUES, SHADES = 7, 5
 DASHES = ("", "7 3", "2 3", "8 3 2 3")
-WIDE, STEEP = 30.0, 8.0
-"""Ratios of largest to smallest value from which on an axis is logarithmic: of all charts, and of curves."""
-NEAR = 3.0
-"""Ratio to the nearest value up to which what real data score lies on a logarithmic axis; else its value is written."""
+STEEP = 8.0
+"""Ratio of largest to smallest value from which on the axis of curves is logarithmic."""
 FAR = 10.0
 """Ratio to the next value from which on the largest ones of a sweep lie beyond the axis, as arrows."""
-BELOW = 0.1
-"""Share of values that may not be positive on a logarithmic axis; they lie on its lower edge."""
-MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 MARKERS = 80
 """Points of all curves up to which each has its marker."""
 BANDS = 8
@@ -88,75 +83,6 @@ class Series:
     """Of a run that failed: a thin line that ends in a cross."""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """From values to places in the drawing."""
-
-    low: Real
-    high: Real
-    start: Real
-    end: Real
-    log: bool = False
-
-    def __call__(self, value: Real) -> Real:
-        """Place of a value; beyond the ends, the end."""
-        low, high, at = self.low, self.high, min(max(value, self.low), self.high)
-        if self.log:
-            low, high, at = math.log(low), math.log(high), math.log(at)
-        return self.start + (self.end - self.start) * (at - low) / (high - low)
-
-
-def is_wide(values: Iterable[Real], ratio: Real = WIDE) -> bool:
-    """Whether an axis of these values is logarithmic: nearly all are positive, and they span more than `ratio`."""
-    finite = [value for value in values if math.isfinite(value)]
-    positive = [value for value in finite if value > 0]
-    few = len(finite) - len(positive) <= BELOW * len(finite)
-    return bool(positive) and few and max(positive) > ratio * min(positive)
-
-
-def ticks(low: Real, high: Real, *, log: bool = False, most: int = 6) -> list[Real]:
-    """Round numbers from low to high, about `most` of them."""
-    if log and high / low > 8:
-        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-        for steps in ((1, 2, 5), (1, 3), (1,)):
-            found = [m * 10.0**e for e in range(first, last + 1) for m in steps]
-            found = [value for value in found if low * 0.999 <= value <= high * 1.001]
-            if len(found) <= most + 1:
-                return found
-        return found[:: -(-len(found) // most)]
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
-    return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def short(value: Real) -> str:
-    """A number in few letters: 0.05, 4000, 12k, 3M; an exponent for tiny ones."""
-    if not math.isfinite(value):
-        return "not finite"
-    unit, name = next(((u, n) for u, n in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(value) >= max(u, 1e4)), (1.0, ""))
-    few = (
-        f"{value / unit:.4g}"
-        if abs(value) >= 1000 and float(f"{value / unit:.4g}").is_integer()
-        else f"{value / unit:.3g}"
-    )
-    return f"{few}{name}".replace("e-0", "e-").replace("-", MINUS)
-
-
-def thinned(places: Sequence[Real], sizes: Sequence[Real]) -> list[int]:
-    """Which labels can stand without touching; the first and, where it can, the last one stay."""
-    kept = list[int]()
-    for i, place in enumerate(places):
-        if not kept or place - sizes[i] / 2 > places[kept[-1]] + sizes[kept[-1]] / 2 + 6:
-            kept.append(i)
-    last = len(places) - 1
-    if kept and kept[-1] != last and len(kept) > 2:
-        kept[-1] = last
-        if places[last] - sizes[last] / 2 <= places[kept[-2]] + sizes[kept[-2]] / 2 + 6:
-            del kept[-2]
-    return kept
-
-
 def lines(
     series: Sequence[Series],
     *,
@@ -187,14 +113,14 @@ def lines(
     most = _most(spots) if cap else math.inf
     values = [v for s in spots if not s.y > most for v in (s.y, s.low, s.high) if math.isfinite(v)]
     log = is_wide(values, STEEP if style == "curve" else WIDE) if log_y is None else log_y
-    bottom, top = span or _range(values, log, level)
+    bottom, top = span or fitted(values, log, level)
     down = Scale(bottom, top, height - BOTTOM, TOP, log)
     marks = ticks(bottom, top, log=log, most=5)
     left = 30 + max((LETTER * len(short(mark)) for mark in marks), default=0)
     tags = _tags(series, down, most, broad=broad) if style == "curve" else []
     lead = LEAD if broad else 6
     right = width - RIGHT - (max(LETTER * len(tag.word) for tag in tags) + lead if tags else 0)
-    across = _across([s.x for s in spots], at, log_x, left, right)
+    across = spread([s.x for s in spots], at, log_x, left, right)
     body = [_frame(down, across, marks, at, names, left, right, x, y, log)]
     if level is not None:
         body.append(_level(level, down, left, right))
@@ -280,32 +206,6 @@ def ramp(ink: Ink) -> Markup:
     """All shades of a hue from pale to dark, for a legend of many lines."""
     parts = [f'<path class="line c{ink.hue % HUES} s{shade}" d="M{1 + 9 * shade} 7h9"/>' for shade in range(SHADES)]
     return Markup(f'<svg class="swatch long" viewBox="0 0 47 14" aria-hidden="true">{"".join(parts)}</svg>')
-
-
-def _range(values: Sequence[Real], log: bool, level: Real | None) -> tuple[Real, Real]:
-    """Ends of the y axis, with room; zero is one of them where that costs little."""
-    if log:
-        positive = [value for value in values if value > 0]
-        low, high = min(positive, default=0.1), max(positive, default=1.0)
-        if level is not None and low / NEAR < level < high * NEAR:
-            low, high = min(low, level), max(high, level)
-        return low / 1.25, high * 1.25
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    if level is not None and low - (high - low) / 2 < level < low:
-        low = level
-    low = 0.0 if 0 <= low < 0.4 * high else low
-    room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-    return (low if low == 0 else low - room), high + room
-
-
-def _across(values: Sequence[Real], at: Sequence[Real], log: bool | None, left: Real, right: Real) -> Scale:
-    found = [value for value in (*values, *at) if math.isfinite(value)]
-    low, high = min(found, default=0.0), max(found, default=1.0)
-    log = low > 0 and (is_wide(found) if log is None else log)
-    if low == high:
-        low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
-    inset = 10 if at else 4
-    return Scale(low, high, left + inset, right - inset, log)
 
 
 def _frame(

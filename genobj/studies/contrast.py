@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from genobj.config.load import leaves
-from genobj.studies.charts import DASH
+from genobj.studies.axes import DASH
 from genobj.studies.results import Results
 from genobj.studies.summary import plain
 

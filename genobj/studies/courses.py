@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from genobj.metrics.records import Record
-from genobj.studies.charts import Real, Spot, short
+from genobj.studies.axes import Real, short
+from genobj.studies.charts import Spot
 from genobj.studies.results import Cell, Look, Value, Variant
 from genobj.training.diagnose import LOG
 

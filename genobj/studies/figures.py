@@ -3,32 +3,28 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from genobj.metrics.records import Record
-from genobj.studies.charts import HUES, Ink, Real, Series, Spot, lines, ramp, short, swatch
-from genobj.studies.courses import Course, cosines, courses, in_order, lost, mean, places, thinned, varying, word
+from genobj.studies.axes import Real, short
+from genobj.studies.charts import Ink, Series, Spot, lines, swatch
+from genobj.studies.courses import cosines, in_order, mean, places, thinned, varying, word
+from genobj.studies.curves import Curves
 from genobj.studies.heatmaps import Tile, heat
-from genobj.studies.picked import baseline, picked
-from genobj.studies.results import Results, Variant
+from genobj.studies.picked import baseline
+from genobj.studies.results import Variant
 from genobj.studies.statistics import summary
-from genobj.studies.tables import label
+from genobj.studies.styles import Entry, Styles
 
 BESIDE = 4
 """Variants without axes up to which each is a level line beside a sweep."""
-POINTS = 6
-"""Points of a group up to which each has its own line in legends; more of them go from pale to dark."""
 PAIRS = 6
 """Pairs of objectives whose cosines are drawn."""
 FEW = 8
 """Lines up to which each has bars at its points; charts of more are as wide as the page."""
-TIMES = ((7200.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
-"""From so many seconds on, time is told in units of so many."""
 BARS = "; bars reach from the lowest to the highest seed"
 BAND = "; the band, where lines are few, reaches from the lowest to the highest seed"
 ARROW = " An arrow: a value far above all others, which no line leads to."
@@ -52,14 +48,6 @@ class Plot(NamedTuple):
     x: str | None = None
 
 
-class Entry(NamedTuple):
-    """A line of a legend; the variant's number, if it is one's."""
-
-    swatch: Markup
-    title: str
-    variant: int | None = None
-
-
 @dataclass(frozen=True)
 class Figure:
     """Charts of which one is shown at a time, with what they have in common."""
@@ -75,85 +63,8 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Figures(Styles):
     """Draws the figures of a study."""
-
-    results: Results
-
-    @cached_property
-    def inks(self) -> dict[str, Ink]:
-        """How every variant is drawn: a hue for each group, shades and dashes along its points.
-
-        Where there are more groups than hues, the picked variants have hues of their own, and all others are grey.
-        """
-        if self.picked:
-            order = {name: i for i, name in enumerate(self.picked)}
-            return {v: Ink(order.get(v, 0), 2, order.get(v, i), i, dim=v not in order) for v, i in self.numbers.items()}
-        made = dict[str, Ink]()
-        for i, group in enumerate(self.groups):
-            points = self.results.group(group)
-            for k, variant in enumerate(points):
-                shade = 2 if len(points) == 1 else round(4 * k / (len(points) - 1))
-                made[variant.name] = Ink(i, shade, k if len(points) > 1 else i, i)
-        return made
-
-    @cached_property
-    def picked(self) -> list[str]:
-        """Variants with colours, in the order of their rows; none where every group can have a hue."""
-        return picked(self.results, self.metrics[0]) if len(self.groups) > HUES and self.metrics else []
-
-    @cached_property
-    def seeds(self) -> int:
-        """How many there are."""
-        return len({cell.seed for cell in self.results.cells})
-
-    @cached_property
-    def labels(self) -> dict[str, str]:
-        """What every variant is called."""
-        return {variant.name: label(self.results, variant.name) for variant in self.results.variants}
-
-    @cached_property
-    def numbers(self) -> dict[str, int]:
-        """Place of every variant, by which the page knows it."""
-        return {variant.name: i for i, variant in enumerate(self.results.variants)}
-
-    @cached_property
-    def groups(self) -> list[str]:
-        """Names of the groups, in order."""
-        return list(dict.fromkeys(variant.group for variant in self.results.variants))
-
-    @cached_property
-    def metrics(self) -> list[str]:
-        """Names of the metrics, in the order of their first appearance."""
-        return list(dict.fromkeys(metric for metric, _ in self.results.measures()))
-
-    @cached_property
-    def evaluations(self) -> list[int]:
-        """The numbers of evaluations that scores were made with, rising."""
-        return sorted({nfe for _, nfe in self.results.measures()})
-
-    @cached_property
-    def entries(self) -> dict[str, Entry]:
-        """Every variant's line of a legend."""
-        return {v: Entry(swatch(self.inks[v]), self.labels[v], i) for v, i in self.numbers.items()}
-
-    @cached_property
-    def legend(self) -> list[Entry]:
-        """Every variant, or a group of many points as one line; of many variants those that have colours."""
-        if self.picked:
-            grey = next((self.inks[v] for v in self.numbers if v not in self.picked), Ink(dim=True))
-            return [*(self.entries[v] for v in self.picked), Entry(swatch(grey), "all others")]
-        made = list[Entry]()
-        for group in self.groups:
-            variants = self.results.group(group)
-            axes = varying(variants)
-            if len(variants) <= POINTS or not axes:
-                made += [self.entries[variant.name] for variant in variants]
-                continue
-            ends = [" ".join(f"{axis}={word(v.point[axis])}" for axis in axes) for v in (variants[0], variants[-1])]
-            title = f"{variants[0].title.partition('[')[0] or group} {ends[0]} to {ends[1]}"
-            made.append(Entry(ramp(self.inks[variants[0].name]), title))
-        return made
 
     def every(self) -> list[Figure]:
         """Those against settings first: they are what studies are made for."""
@@ -294,81 +205,24 @@ class Figures:
         """Every metric against steps, samples, passes and time; nothing without scores during training."""
         if not any(cell.curve for cell in self.results.cells):
             return []
+        curves = Curves(self)
         plots, notes = list[Plot](), {self._note("" if self._many else BAND) + self._grey: None}
         for metric, nfe in self.results.measures():
-            for x, (title, scale) in self._spans.items():
-                series = [self._series(v, self._curve(v, metric, nfe, x, scale)) for v in self.results.variants]
-                failed = self._lost(metric, nfe, x, scale)
+            for x, (title, scale) in curves.spans.items():
+                series = [self._series(v, curves.spots(v, metric, nfe, x, scale)) for v in self.results.variants]
+                failed = curves.lost(metric, nfe, x, scale)
                 if not any(one.spots for one in (*series, *failed)):
                     continue
                 notes |= {APART: None} if any(s.apart for one in series for s in one.spots) else {}
                 notes |= {FAILED: None} if failed else {}
                 notes |= {SHARED: None} if x == "time" else {}
-                level = self._course_floor(metric, nfe)
+                level = curves.floor(metric, nfe)
                 lines_of = [*series, *failed]
                 chart = self._lines(lines_of, metric, "during training", x=title, level=level, broad=self._many)
                 plots.append(self._plot(chart, metric, nfe, x))
         if not plots:
             return []
         return [Figure("During training", "".join(notes), plots, self.legend, _floor(plots), self._many)]
-
-    @cached_property
-    def _spans(self) -> dict[str, tuple[str, Real]]:
-        """What training is measured by: the axis' title, and what its numbers are divided by."""
-        longest = max(cell.seconds for cell in self.results.cells)
-        unit, clock = next((unit, name) for least, unit, name in TIMES if longest >= least)
-        passes: dict[str, tuple[str, Real]] = {"passes": ("network evaluations of training samples (passes)", 1.0)}
-        start: dict[str, tuple[str, Real]] = {"step": ("steps", 1.0), "seen": ("training samples", 1.0)}
-        known = all(self._passes.values())
-        return start | (passes if known else {}) | {"time": (f"{clock} of training", unit)}
-
-    @cached_property
-    def _passes(self) -> dict[str, Real]:
-        return {variant.name: variant.passes for variant in self.results.variants}
-
-    @cached_property
-    def _course(self) -> dict[tuple[str, str, int], Course]:
-        return courses(self.results.cells, self._passes)
-
-    def _course_floor(self, metric: str, nfe: int) -> float | None:
-        """What as many real samples score as the curves are made of; None where this is not known."""
-        looks = [
-            record
-            for (_, name, count), course in self._course.items()
-            if (name, count) == (metric, nfe)
-            for found in course.looks.values()
-            for _, record in found
-        ]
-        alike = {(record.n, record.floor_n, record.floor) for record in looks}
-        (_, floor_n, floor), record = next(iter(alike), (0, 0, None)), self.results.about(metric)
-        if len(alike) == 1 and floor is not None:
-            return floor * record.factor
-        alike_end = {one.n for one in looks} == {record.n} and floor_n in (0, record.floor_n)
-        return record.floor * record.factor if alike_end and record.floor is not None else None
-
-    def _lost(self, metric: str, nfe: int, x: str, scale: Real) -> list[Series]:
-        """A line of its own for every run that failed."""
-        made, factor = list[Series](), self.results.about(metric).factor
-        for cell, values in lost(self.results.cells, metric, nfe, x, self._passes):
-            spots = [mean(at / scale, [value * factor]) for at, value in values]
-            name = cell.variant
-            title = f"{self.labels[name]}, seed {cell.seed}"
-            made.append(Series(title, spots, self.inks[name], self.numbers[name], lost=True))
-        return made
-
-    def _curve(self, variant: Variant, metric: str, nfe: int, x: str, scale: Real) -> list[Spot]:
-        """Means over a variant's cells at their looks, then at their end."""
-        course, factor = self._course.get((variant.name, metric, nfe)), self.results.about(metric).factor
-        if course is None or not course.looks:
-            return []
-
-        def spot(found: Sequence[tuple[Mapping[str, Real], Record]]) -> Spot:
-            return mean(median(place[x] for place, _ in found) / scale, [record.value * factor for _, record in found])
-
-        spots = thinned([spot(course.looks[step]) for step in sorted(course.looks)])
-        if course.ends:
-            spots.append(spot(course.ends)._replace(apart=course.sizes != course.end_sizes))
-        return spots
 
     def cosines(self) -> list[Figure]:
         """Cosines of the objectives' gradients on the trunk, a figure for every pair that some run logged."""

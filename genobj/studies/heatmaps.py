@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-from genobj.studies.charts import LETTER, WIDTH, Real, is_wide, numbered, svg, thinned, upright
+from genobj.studies.axes import Real, is_wide, thinned
+from genobj.studies.charts import LETTER, WIDTH, numbered, svg, upright
 
 
 class Tile(NamedTuple):

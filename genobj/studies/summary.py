@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from genobj.config.load import leaves
 from genobj.studies import tables
-from genobj.studies.charts import DASH, MINUS
+from genobj.studies.axes import DASH, MINUS
 from genobj.studies.figures import Figures, headline
 from genobj.studies.floors import excess
 from genobj.studies.results import Cell, Results, Value

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-Real = int | float
+from genobj.studies.axes import Real
+
 LINE = 13.0
 """Units from one name to the next one below it at least."""
 

@@ -48,7 +48,8 @@ def share(name: str, objectives: Mapping[str, Objective], found: Mapping[str, Ho
     objective = objectives[name]
     mixed = {head: horizon for head, horizon in objective.trains.items() if found[head] != horizon}
     if not mixed:
-        rows = objective.rows or ("rest" if _leaves_equal_rows(objective, objectives, found) else "all")
+        leaves = not objective.scores_all and _leaves_equal_rows(objective, objectives, found)
+        rows = objective.rows or ("rest" if leaves else "all")
         return _possible(name, objective, Share(rows), found, pairs)
     head, horizon = next(iter(mixed.items()))
     apart = f"or give {name!r} a head of its own, objectives.{name}.head={name}_head"

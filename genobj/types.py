@@ -252,9 +252,13 @@ def resting(g: Guide | None, t: TimeTensor) -> Guide | None:
     """What a question for the velocity at t is fed: the scale that holds there, on the whole interval."""
     if g is None:
         return None
-    w, low, high = g.unbind(1)
-    here = torch.where((t >= low) & (t <= high), w, 1.0)
-    return torch.stack([here, torch.zeros_like(t), torch.ones_like(t)], 1)
+    _, low, high = g.unbind(1)
+    return whole(torch.where(((t >= low) & (t <= high))[:, None], g, 1.0))
+
+
+def whole(g: Guide | None) -> Guide | None:
+    """The scale on the whole interval: what rows with r = t are fed in training."""
+    return None if g is None else torch.stack([g[:, 0], torch.zeros_like(g[:, 0]), torch.ones_like(g[:, 0])], 1)
 
 
 def over(t: Shaped[Tensor, " batch"], x: Shaped[Tensor, "batch ..."]) -> Tensor:

@@ -186,6 +186,30 @@ class TestWhoLearns:
             torch.testing.assert_close(found, draw.x, rtol=1e-6, atol=1e-6)
 
 
+class TestPlayers:
+    w = torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64)
+
+    def loss(self, progress: float = 0.0, **settings: Any) -> Tensor:
+        u = torch.randn(16, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        draw = draw_of()._replace(progress=progress)
+        return Adversarial.model_validate({"penalty": {"gamma": 0}} | settings).loss({"u": u}, draw, Ridge(self.w))
+
+    def test_the_generators_strength_follows_the_run(self) -> None:
+        rising = {"kind": "linear", "start": 0.0, "end": 1.0}
+        none, whole = self.loss(strength=0.0), self.loss(strength=1.0)
+        for progress in (0.0, 0.5, 1.0):
+            torch.testing.assert_close(self.loss(progress, strength=rising), none + progress * (whole - none))
+
+    def test_they_look_at_the_time_of_the_noise_whatever_r_is(self) -> None:
+        assert all(point.r is point.t for point in Adversarial().seen(draw_of(), draw_of().x))
+
+    def test_the_penalty_moves_samples_by_a_noise_of_its_own(self) -> None:
+        """gamma / 2 (n . w)^2 at real and at own samples, with the noise n that no sample is seen under."""
+        with_penalty = self.loss(strength=0.0, penalty={"gamma": 2.0, "share": 1.0})
+        expected = 2 * (draw_of().noise[1] @ self.w).square()
+        torch.testing.assert_close(with_penalty - self.loss(strength=0.0), expected)
+
+
 class TestSlopes:
     def points(self, draw: Draw) -> list[Point]:
         return Adversarial().seen(draw, draw.x, 2 * draw.x)

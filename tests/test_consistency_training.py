@@ -73,6 +73,16 @@ class TestTheGrid:
         expected = torch.where(index > 1, levels[index - 1], 0.0)
         torch.testing.assert_close(lower.double(), expected, rtol=2e-5, atol=0)
 
+    def test_rho_and_whole_numbers_of_levels(self) -> None:
+        """rho = 1 is an even grid, 1, 3, ..., 9, for a schedule's 5.9 levels as for 5."""
+        even = {"rho": 1.0, "lowest": 1.0, "highest": 9.0}
+        t = KarrasLevels.model_validate(even | {"levels": 5}).sample(4000, seeds.generator(0))
+        assert (t / (1 - t)).unique().round(decimals=3).unique().tolist() == [3.0, 5.0, 7.0, 9.0]
+        sigmas = torch.tensor([9.0, 7.0, 5.0, 3.0], dtype=torch.float64)
+        for levels in (5, 5.9):
+            lower = ConsistencyTraining.model_validate(even | {"levels": levels}).lower(sigmas, 0.0)
+            torch.testing.assert_close(lower, torch.tensor([7.0, 5.0, 3.0, 0.0], dtype=torch.float64))
+
     def test_every_level_above_the_lowest_is_equally_likely(self) -> None:
         t = KarrasLevels(levels=Constant(value=6.0)).sample(50_000, seeds.generator(0))
         share = torch.stack([(t == level).float().mean() for level in t.unique()])

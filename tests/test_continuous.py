@@ -64,6 +64,22 @@ class TestExact:
         u, target, _ = _asked(_scm(form=form), GaussianFlow(std=0.8), _draw(GaussianFlow()))
         assert (u - target).abs().mean() > 0.05
 
+    def test_the_network_of_the_derivative_is_asked_for_all_of_the_target(self) -> None:
+        net, other, draw = GaussianFlow(std=0.8), GaussianFlow(), _draw(GaussianFlow())
+        objective = _scm(derivative={"method": "jvp", "weights": "ema"})
+        found = [objective.target(draw, StepPasses({"online": n, "ema": other}, 128)) for n in (net, other)]
+        torch.testing.assert_close(*found)
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_its_loss_has_no_unit(self, form: str) -> None:
+        """Data, noise and floor all made .3 of what they were."""
+        losses = []
+        for size in (1.0, 0.3):
+            path = Linear(noise_std=size)
+            draw = _draw(GaussianFlow(path, std=0.5 * size))
+            losses.append(_asked(_scm(floor=0.1 * size, form=form), GaussianFlow(path, std=0.8 * size), draw)[2])
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-10, atol=0)
+
     def test_a_teacher_takes_the_place_of_the_data(self) -> None:
         """sCD: with the teacher's velocities the residual vanishes on every pair of data and noise, not on average."""
         net, y = GaussianFlow(), torch.zeros(256, dtype=torch.long)

@@ -150,3 +150,46 @@ class TestRefusals:
         for sampler in settings.evaluation.samplers(settings.horizons).values():
             walk = sampler(stirred(settings), torch.randn(4, 2))
             assert walk.samples.shape == (4, 2)
+
+
+def test_the_generators_strength_follows_the_run() -> None:
+    net = Shifted(0.7)
+    start = draw_of(net)
+
+    def loss(strength: Any, progress: float) -> Tensor:
+        draw = start._replace(progress=progress)
+        passes = StepPasses({"online": net}, len(draw.t))
+        objective = DistributionMatching.model_validate({"strength": strength})
+        return objective.loss(passes.main(draw.point), draw, passes).detach()
+
+    rising = {"kind": "linear", "start": 0.0, "end": 1.0}
+    torch.testing.assert_close(loss(rising, 0.25), loss(0.25, 0.0))
+
+
+@pytest.mark.parametrize("real", ["online", "frozen"])
+def test_the_velocity_of_the_data_is_asked_at_the_scale_that_holds_there(real: Any) -> None:
+    """guidance=fed: inside the interval at the drawn scale, outside at 1; a teacher is told nothing."""
+
+    class Fed(Shifted):
+        def __init__(self) -> None:
+            super().__init__(0.7)
+            self.told = list[Tensor | None]()
+
+        def __call__(self, *point: Any, g: Tensor | None = None, **more: Any) -> dict[str, Tensor]:
+            self.told += [] if torch.is_grad_enabled() else [g]
+            return super().__call__(*point, g=g, **more)
+
+    net, teacher = Fed(), Fed()
+    guide = torch.tensor([[4.0, 0.3, 0.6]]).expand(64, 3)
+    draw = draw_of(net)._replace(g=guide)
+    passes = StepPasses({"online": net, "frozen": teacher}, 64)
+    DistributionMatching.model_validate({"real": real}).loss(passes.main(draw.point), draw, passes)
+    if real == "frozen":
+        assert (net.told, teacher.told) == ([], [None])
+        return
+    (told,) = net.told
+    assert told is not None
+    assert draw.chance is not None
+    s = 0.02 + 0.96 * draw.chance
+    assert torch.equal(told[:, 0], torch.where((s >= 0.3) & (s <= 0.6), 4.0, 1.0).to(told))
+    assert (told[:, 1:] == torch.tensor([0.0, 1.0])).all()

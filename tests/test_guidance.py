@@ -17,7 +17,6 @@ from genobj.guidance.frozen import FrozenGuidance
 from genobj.guidance.mean_flow import MeanFlowGuidance
 from genobj.guidance.own import SelfGuidance
 from genobj.objectives.any_step import AnyStep
-from genobj.objectives.distribution_matching import DistributionMatching
 from genobj.objectives.flow_matching import FlowMatching
 from genobj.objectives.improved_mean_flow import ImprovedMeanFlow
 from genobj.objectives.mean_flow import MeanFlow
@@ -313,36 +312,46 @@ class TestFed:
         assert torch.equal(draw.g[:16], draw.g_v[:16])
 
     @pytest.mark.parametrize(
-        ("objectives", "pairs", "latest"),
+        ("objectives", "pairs"),
         [
-            ({"own": TwinFlow(head="w")}, Twin(), 0.0),
-            ({"rcgm": AnyStep(head="w"), "own": WholeTwinFlow(head="w")}, Sorted(equal_share=0.25), 0.0),
-            ({"mf": MeanFlow(head="w"), "own": DistributionMatching(generator="u")}, Sorted(equal_share=0.25), 1.0),
+            ({"own": TwinFlow(head="w")}, Twin()),
+            ({"rcgm": AnyStep(head="w"), "own": WholeTwinFlow(head="w")}, Sorted(equal_share=0.25)),
         ],
     )
-    def test_velocities_at_own_samples_are_asked_on_the_whole_interval(
-        self, objectives: Any, pairs: Any, latest: float
-    ) -> None:
-        class Asked(GaussianFlow):
-            """Counts rows at times up to `latest` whose velocity is asked for, and those on a part of the interval."""
+    def test_the_flow_to_own_samples_is_asked_what_it_learns(self, objectives: Any, pairs: Any) -> None:
+        """The fake flow is told a scale and an interval as it is in training; the real one the scale that holds."""
+        learnt, asked = list[Tensor](), list[tuple[Tensor, Tensor]]()
 
-            def __init__(self) -> None:
-                super().__init__(heads=("u", "w"))
-                self.fed, self.rows, self.partial = 8.0, 0, 0
+        class Asked(GaussianFlow):
+            """Keeps what it is told where it learns the fake flow, and where both flows are asked for in one batch."""
+
+            fed = 8.0
 
             def __call__(self, x_t: Any, t: Any, *, r: Any = None, y: Any = None, g: Any = None) -> dict[str, Tensor]:
-                resting = (r == t) & (t <= latest) & (not torch.is_grad_enabled())
-                self.rows += int(resting.sum())
-                self.partial += int((resting & ((g[:, 1] != 0) | (g[:, 2] != 1))).sum())
-                out = super().__call__(x_t, t.abs(), r=r.abs())
-                return {**out, "fake": out["w"]}
+                half = len(t) // 2
+                if torch.is_grad_enabled():
+                    learnt.append(g[t < 0])
+                elif torch.equal(t[:half], -t[half:]):
+                    asked.append((g[:half], torch.cat([t[half:, None], g[half:]], 1)))
+                return super().__call__(x_t, t.abs(), r=r.abs())
 
-        net = Asked()
         composer = _composer(FedGuidance(), pairs, objectives)
         draw = composer.draw(torch.randn(64, 2), torch.arange(64) % 10, torch.Generator().manual_seed(0))
+        net = Asked(heads=("w",))
         composer.loss({"online": net, "ema": net}, draw)
-        assert net.rows >= 16
-        assert not net.partial
+        ((fake, real),) = asked
+        fed = torch.cat(learnt)
+
+        def partial(g: Tensor) -> float:
+            return (g[:, -2:] != torch.tensor([0.0, 1.0])).any(1).float().mean().item()
+
+        assert draw.g is not None
+        assert partial(fake) == partial(fed) == (0.75 if "rcgm" in objectives else 0.0)
+        assert torch.equal(fake[:, 0], draw.g[: len(fake), 0])
+        held = draw.g[: len(real)]
+        inside = (real[:, 0] >= held[:, 1]) & (real[:, 0] <= held[:, 2])
+        assert torch.equal(real[:, 1], torch.where(inside, held[:, 0], 1.0))
+        assert partial(real) == 0
 
     def test_the_formula(self) -> None:
         composer, draw = self.draw()

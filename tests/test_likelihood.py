@@ -103,12 +103,13 @@ def test_large_samples_are_estimated_unless_told_otherwise() -> None:
 def test_bits_of_images() -> None:
     """Uniform density on [-1, 1] is 8 bits, but for the 256 levels being 2 / 255 apart."""
     nats = torch.full((3,), -12 * math.log(2.0))
-    assert bits_per_dim(nats, 12).tolist() == pytest.approx([math.log2(255)] * 3, abs=1e-2)
-    levels = torch.randint(0, 256, (4, 1, 8, 8)) / 127.5 - 1
-    noisy = dequantised(levels)
-    assert (noisy - levels).abs().max() <= 0.5 / 127.5
+    assert bits_per_dim(nats, 12, 1 / 127.5).tolist() == pytest.approx([math.log2(255)] * 3, abs=1e-2)
+    assert bits_per_dim(nats, 12, 1 / 8).tolist() == pytest.approx([4.0] * 3)  # 2 is 16 levels wide
+    levels = torch.randint(0, 256, (4, 1, 64, 64)) / 127.5 - 1
+    noisy = dequantised(levels, 1 / 127.5)
+    assert 0.4999 / 127.5 < (noisy - levels).abs().max() <= 0.5001 / 127.5
     assert torch.equal(((noisy + 1) * 127.5).round(), ((levels + 1) * 127.5).round())
-    assert not torch.equal(dequantised(levels, 1), noisy)
+    assert not torch.equal(dequantised(levels, 1 / 127.5, 1), noisy)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_images_with_labels_are_told_in_bits(capsys: pytest.CaptureFixture[str])
     assert run(["likelihood", "digits", "--count", "4", "--bits", "probes=1", "rtol=1e-2", "atol=1e-2"]) == 0
     told = json.loads(Path("digits/likelihood.json").read_text())
     assert f"bits per dim    {told['bits_per_dim']:.4f}" in capsys.readouterr().out
-    assert told["bits_per_dim"] == pytest.approx((math.log(127.5) - told["mean"] / 64) / math.log(2), rel=1e-5)
+    assert told["bits_per_dim"] == pytest.approx((math.log(8) - told["mean"] / 64) / math.log(2), rel=1e-5)
 
 
 @pytest.mark.usefixtures("site")
@@ -173,7 +174,7 @@ def test_images_with_labels_are_told_in_bits(capsys: pytest.CaptureFixture[str])
     ("words", "says"),
     [
         ("jumps", "the likelihood needs a head that gives the velocity"),
-        ("two --bits", "--bits is about images with 256 levels"),
+        ("two --bits", "--bits is about samples with whole numbers of levels"),
         ("two probe=3", "unknown key 'probe'. Did you mean 'probes'?"),
         ("nowhere", "there is no nowhere here"),
         ("two head=w", "this model has no head 'w': choose from v, u"),

@@ -126,6 +126,27 @@ class TestTheOptimum:
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
+def test_the_neighbour_lies_along_the_guided_velocity() -> None:
+    class Asked(Small):
+        def forward(self, x_t: Tensor, t: Tensor, **more: Any) -> dict[str, Tensor]:
+            self.last_asked = x_t, t
+            return super().forward(x_t, t, **more)
+
+    t, net = torch.linspace(0.1, 0.9, GROUPS), Asked()
+    draw = _draw(GROUPS, SIZE, t, 0 * t)
+    draw = draw._replace(v_t=draw.v_path + 1)
+    _losses(MomentMatching(k=6.0), net, draw)
+    x_q, q = net.last_asked
+    assert (q < draw.t).all()
+    torch.testing.assert_close(x_q, draw.x_t - over(draw.t - q, draw.x_t) * draw.v_t)
+
+
+def test_the_range_of_eta_is_shared_by_the_steps() -> None:
+    t = torch.tensor([0.5], dtype=torch.float64)
+    q = MomentMatching(k=4.0, eta_range=8.0, gap=0.0).earlier(t, 0 * t)
+    torch.testing.assert_close(q / (1 - q), torch.tensor([1 - 8 / 16], dtype=torch.float64))
+
+
 @pytest.mark.parametrize("kernel", ["flow", "edm"])
 def test_the_loss_is_the_formula(kernel: Any) -> None:
     """Written once more, pair by pair, with the weight as the paper has it."""

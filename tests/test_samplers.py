@@ -609,6 +609,24 @@ def test_two_step_presets_are_those_of_their_papers():
         torch.testing.assert_close(walk.trajectory[1] * 1.821, x_hat + kept * fresh[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "style", "steps", "kappa", "extrapolation", "gaps", "exponents"),
+    [
+        ("ucgm-few", "few", 2, 1.0, 0.0, (0.001, 0.3), (1.0, 1.0, 1.0)),
+        ("ucgm-multi", "mul", 60, 0.0, 0.21, (0.001, 0.001), (1.17, 0.8, 1.1)),
+        ("twinflow-few", "few", 2, 1.0, 0.0, (0.001, 0.7), (1.0, 1.0, 1.0)),
+        ("twinflow-any", "any", 4, 0.0, 0.0, (0.001, 0.5), (1.0, 1.0, 1.0)),
+        ("twinflow-mul", "mul", 30, 0.0, 0.0, (0.001, 0.0), (1.17, 0.8, 1.1)),
+    ],
+)
+def test_unified_presets_are_those_of_their_papers(name, style, steps, kappa, extrapolation, gaps, exponents):
+    """OBJECTIVES.md A9, last lines."""
+    sampler = Unified.model_validate(Unified.preset(name))
+    found = sampler.style, sampler.steps, sampler.kappa, sampler.extrapolation
+    assert found == (style, steps, kappa, extrapolation)
+    assert sampler.grid == Kumaraswamy(gaps=gaps, a=exponents[0], b=exponents[1], c=exponents[2])
+
+
 def test_a_preset_nobody_knows_is_answered_with_those_there_are():
     with pytest.raises(
         UnknownName, match=r"unknown preset 'ect-3' of sampler restart; type restart-ect-1, restart-ect-2"

@@ -198,7 +198,7 @@ class TestTwinFlow:
         assert s is not None
         expected = _differ(net, x, draw.noise[1], s.double())
         assert expected.abs().mean() > 0.05
-        torch.testing.assert_close(objective.apart(x, draw, passes), expected)
+        torch.testing.assert_close(objective.apart(x, draw, passes, None), expected)
 
     @pytest.mark.parametrize("path", SCALES)
     def test_the_rectification_is_that_difference_at_own_samples(self, path: str) -> None:
@@ -225,7 +225,7 @@ class TestTwinFlow:
         u = passes.main(draw.point)["w"][rows]
         x = objective.landed(part, part.x_t, u)
         torch.testing.assert_close(x.std() / part.x_t.std(), torch.tensor(0.8, dtype=torch.float64))
-        better = part.x_t - (u - objective.apart(x, part, passes))
+        better = part.x_t - (u - objective.apart(x, part, passes, None))
         assert 0.2 < (better * x).sum() / x.square().sum() < 1
 
     def test_the_weights_are_tangents(self) -> None:
@@ -301,6 +301,26 @@ class TestWholeBatch:
             errors.append((losses[1] - losses[0]).max().sqrt().item())
         assert errors[-1] < 0.02
         assert all(abs(slope - 1) < 0.1 for slope in _slopes(errors)), errors
+
+    def test_rows_that_need_no_walk_elsewhere_have_one_here(self) -> None:
+        """Its jumps start at t = 1, whatever t and r the draw has."""
+        net, draw = _flow(std=0.8), _draw(_flow())
+        z = torch.randn_like(draw.x)
+        draw, jumps = draw._replace(z=z, noise=(torch.randn_like(z),), chance=draw.t), list[Tensor]()
+        for equal in (0, 30):
+            passes = StepPasses({"online": net, "ema": net}, ROWS)
+            WholeTwinFlow(head="w").loss(passes.main(draw.point), draw._replace(equal=equal), passes)
+            jumps.append(passes.noted()["jump"])
+        assert torch.equal(*jumps)
+
+    def test_beside_a_velocity_on_the_same_head_it_keeps_every_row(self) -> None:
+        tree = {"objectives": {"rcgm": {}, "fm": {"head": "u"}, "twin": {}}, "train": {"batch": 8}}
+        tree |= {"pairs": {"kind": "below", "equal_share": 0.5}}
+        shares = Experiment.model_validate(tree).composer().shares
+        assert [shares[name].rows for name in ("rcgm", "fm", "twin")] == ["rest", "equal", "all"]
+        tree["objectives"]["twin"] = {"rows": "rest"}
+        with pytest.raises(ValueError, match=r"objectives\.twin.* type objectives\.twin\.rows=all"):
+            Experiment.model_validate(tree)
 
     def test_it_stands_beside_other_objectives_of_the_head_on_laws_without_negative_times(self) -> None:
         tree = {"objectives": {"rcgm": {}, "fm": {"head": "u", "rows": "all"}, "twin": {}}, "train": {"batch": 8}}

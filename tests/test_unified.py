@@ -69,6 +69,30 @@ def _slopes(errors: list[float]) -> list[float]:
     return [torch.tensor(a / b).log2().item() for a, b in pairwise(errors)]
 
 
+class Still(GaussianFlow):
+    """A network that says zero."""
+
+    def average(self, x_t: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        return torch.zeros_like(x_t)
+
+
+@pytest.mark.parametrize("clamped", [False, True])
+def test_a_difference_is_divided_by_the_times_it_is_between(clamped: bool) -> None:
+    """At t = 0 and 1 half of it is left where times are clamped: x_hat is X, which moves by v_t."""
+    draw = _draw(Still(), 0.0, 1.0)
+    change = Unified(clamped=clamped).change(draw, StepPasses({"online": Still()}, BATCH))
+    torch.testing.assert_close(change, draw.v_t)
+
+
+@pytest.mark.parametrize(("progress", "ratio"), [(0.0, 0.5), (1.0, 1.0)])
+def test_the_ratio_follows_the_run(progress: float, ratio: float) -> None:
+    net, draw = GaussianFlow(std=0.8), _draw(GaussianFlow())
+    rising = Unified.model_validate({"ratio": {"kind": "linear", "start": 0.5, "end": 1.0}})
+    fixed = Unified.model_validate({"ratio": ratio})
+    found = rising.change(draw._replace(progress=progress), StepPasses({"online": net}, BATCH))
+    assert torch.equal(found, fixed.change(draw, StepPasses({"online": net}, BATCH)))
+
+
 @pytest.mark.parametrize("curve", CURVES)
 class TestUnifiedOnExactFlows:
     def test_the_velocity_is_exact(self, curve: str) -> None:

@@ -31,7 +31,7 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples, and of noise within levels.")] = 0,
     bits: Annotated[
         bool,
-        typer.Option("--bits", help="Bits per dimension of images with 256 levels: noise within a level is added."),
+        typer.Option("--bits", help="Bits per dimension, of images: noise within a level is added."),
     ] = False,
     weights: WeightsName = "ema",
     device: DeviceName = "auto",
@@ -61,11 +61,12 @@ def command(
     experiment = experiment_of(folder)
     if experiment is None:
         raise ValueError(f"{run} has no recipe, so its data are not known; type the folder of the run that made it")
-    if bits and (len(loaded.settings.shape) != 3 or loaded.settings.autoencoder is not None):
-        raise ValueError("--bits is about images with 256 levels, and these samples are none; leave it out")
+    level = experiment.data.level if bits else None
+    if bits and level is None:
+        raise ValueError("--bits is about samples with whole numbers of levels, as uint8 images have; leave it out")
     set_threads(0, loaded.model)
     held_out = experiment.data.open().held_out(count, seed)
-    told = _measured(loaded, held_out.x, held_out.y, how, batch, seed, device_of(device), bits=bits, quiet=as_json)
+    told = _measured(loaded, held_out.x, held_out.y, how, batch, seed, device_of(device), level=level, quiet=as_json)
     head = Ode(head=how.head).follows(loaded.settings.horizons)
     settings = how.model_dump(mode="json", exclude_none=True)
     tree = {**told, "head": head, "weights": loaded.weights, "seed": seed, "settings": settings}
@@ -75,8 +76,10 @@ def command(
     if as_json:
         return typer.echo(text)
     typer.echo(f"log-likelihood  {told['mean']:.4f} +- {told['standard_error']:.4f} nats per sample")
-    if bits:
-        typer.echo(f"bits per dim    {told['bits_per_dim']:.4f} (256 levels, with uniform noise within them)")
+    if level is not None:
+        typer.echo(
+            f"bits per dim    {told['bits_per_dim']:.4f} (levels 1/{1 / level:g} apart, with uniform noise within them)"
+        )
     cost = f"{told['n']} held-out samples, {told['nfe']:g} NFE"
     typer.echo(f"head {head}, {cost}, weights {loaded.weights}: {out}")
 
@@ -90,16 +93,19 @@ def _measured(
     seed: int,
     device: Any,
     *,
-    bits: bool,
+    level: float | None,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Mean, standard error and evaluations (the mean over samples) of log p(x), or of log p(x | y) with labels."""
+    """Mean, standard error and evaluations (the mean over samples) of log p(x), or of log p(x | y) with labels.
+
+    level: of the samples, for bits per dimension; None: without them.
+    """
     import torch
 
     from genobj.cli.scores import Counter
     from genobj.samplers.likelihood import bits_per_dim, dequantised, log_likelihood
 
-    x = dequantised(x, seed) if bits else x
+    x = x if level is None else dequantised(x, level, seed)
     given = y if loaded.settings.classes else None
     nats, evaluations = list[torch.Tensor](), 0
     with Counter(quiet=quiet) as counter:
@@ -121,6 +127,6 @@ def _measured(
     size = x[0].numel()
     return (
         told
-        | ({"bits_per_dim": bits_per_dim(values, size).mean().item()} if bits else {})
+        | ({} if level is None else {"bits_per_dim": bits_per_dim(values, size, level).mean().item()})
         | {"nfe": evaluations / len(x)}
     )

@@ -115,6 +115,11 @@ class Data(Config, abc.ABC):
         return 0
 
     @property
+    def level(self) -> float | None:
+        """Distance between neighbouring values, where samples have whole numbers of levels; None: any value occurs."""
+        return None
+
+    @property
     def autoencoder(self) -> Autoencoder | None:
         """What made the samples, where they are latents: models remember it to decode theirs."""
         return None

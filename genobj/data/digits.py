@@ -27,6 +27,11 @@ class Digits(Data):
         """Ten, or none for unlabelled data."""
         return 10 if self.labelled else 0
 
+    @property
+    def level(self) -> float:
+        """Pixels are whole numbers from 0 to 16."""
+        return 1 / 8
+
     def open(self) -> Table:
         """1,437 training rows and 360 held out, a fixed stratified split.
 

@@ -46,6 +46,11 @@ class Images(Data, abc.ABC):
         return frozenset() if self.augment.width else frozenset({"augment"})
 
     @property
+    def level(self) -> float:
+        """Of uint8."""
+        return 1 / 127.5
+
+    @property
     def augmentation(self) -> int:
         """As `augment` says."""
         return self.augment.width

@@ -22,7 +22,8 @@ class Neighbour(Regression, abc.ABC):
     weights: Weights = "online"
     """Network at the neighbour: the live one or its average."""
     precision: Literal["float32", "autocast"] = "float32"
-    """Precision of the pass: the residual is divided by a, and rounding with it."""
+    """Precision of the passes: the residual is divided by a, and rounding with it. In low precision, float32 costs one
+    more pass."""
 
     @property
     def networks(self) -> frozenset[Weights]:
@@ -54,4 +55,5 @@ class Neighbour(Regression, abc.ABC):
         x_q = draw.x_t - over(draw.t - q, draw.x_t) * draw.v_t
         point, precise = draw.point._replace(x_t=x_q, t=q), self.precision == "float32"
         u = self.ask(passes, point, weights=self.weights, precise=precise, skip=draw.equal)
-        return a * draw.v_t + (1 - a) * u
+        low, exact = (self.ask(passes, draw.point, precise=p, skip=draw.equal) for p in (False, precise))
+        return a * draw.v_t + (1 - a) * u + (low - exact)  # as rounded as the prediction

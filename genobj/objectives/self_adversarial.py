@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from genobj.objectives.walk import Walk
-from genobj.types import Draw, Horizon, Passes, Point, Samples, TimeTensor, resting
+from genobj.types import Draw, Guide, Horizon, Passes, Point, Samples, TimeTensor, resting
 
 
 class SelfAdversarial(Walk, abc.ABC):
@@ -43,12 +43,15 @@ class SelfAdversarial(Walk, abc.ABC):
         """Own samples: where the jumps u from x_1 land, in the size of data, shaped like x_1."""
         return draw.interpolant.landed(x_1, u, torch.ones_like(draw.t))
 
-    def apart(self, x: Samples, draw: Draw, passes: Passes) -> Samples:
-        """How far the fake flow's velocity lies from the real one's where own samples x are noised, shaped like x."""
+    def apart(self, x: Samples, draw: Draw, passes: Passes, g: Guide | None) -> Samples:
+        """How far the fake flow's velocity lies from the real one's where own samples x are noised, shaped like x.
+
+        g: what the fake flow was fed where it was learnt.
+        """
         assert draw.chance is not None, "the composer draws what objectives declare"
         s = draw.chance.to(x.dtype)
         real = draw.point._replace(x_t=on_path(draw, x, draw.noise[-1], s)[0], t=s, r=s, g=resting(draw.g, s))
-        fake, true = (out[self.head] for out in passes(real._replace(t=-s, r=-s), real))
+        fake, true = (out[self.head] for out in passes(real._replace(t=-s, r=-s, g=g), real))
         return fake - true
 
 

@@ -27,7 +27,7 @@ from genobj.distances.barron import Barron
 from genobj.distances.base import Distance
 from genobj.objectives.self_adversarial import SelfAdversarial, on_path
 from genobj.parts import DISTANCES
-from genobj.types import Draw, Losses, Passes, Samples, TimeTensor, over
+from genobj.types import Draw, Losses, Passes, Samples, TimeTensor, over, whole
 
 
 @final
@@ -83,7 +83,7 @@ class TwinFlow(SelfAdversarial):
         rows, base = _rows(draw, "e2e"), super().loss(out, draw, passes)
         u, part = out[self.head][rows], draw.part(rows)
         with torch.no_grad():
-            better = u - self.bounded(self.apart(self.landed(part, part.x_t, u), part, passes))
+            better = u - self.bounded(self.apart(self.landed(part, part.x_t, u), part, passes, whole(part.g)))
         rectified, own = _whole(self.distance(u, better), rows, len(base)), _rows(draw, "adv")
         passes.note(fake=_whole(base[own], own, len(base)), rectification=rectified)
         return self.importance(draw) * base + self.rectify * rectified

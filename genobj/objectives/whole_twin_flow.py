@@ -29,6 +29,11 @@ class WholeTwinFlow(SelfAdversarial):
     draws_noise: ClassVar[int] = 1
     notes: ClassVar[tuple[str, ...]] = ("fake", "rectification", "jump")
 
+    @property
+    def scores_all(self) -> bool:
+        """Always: its terms are about every row, whatever r is."""
+        return True
+
     def target(self, draw: Draw, passes: Passes) -> Samples:
         """u*."""
         return self.walked(draw, passes)
@@ -40,7 +45,7 @@ class WholeTwinFlow(SelfAdversarial):
         u = ahead[self.head]
         with torch.no_grad():
             x, past = self.landed(draw, end.x_t, u), -draw.t
-            better = u - self.apart(x, draw, passes)
+            better = u - self.apart(x, draw, passes, draw.g)
             x_t, v = on_path(draw, x, draw.z, draw.t)
         fake = passes.learn(draw.point._replace(x_t=x_t, t=past, r=past))[self.head]
         learnt, rectified = self.distance(fake, v), self.distance(u, better)

@@ -116,19 +116,19 @@ def refusal(horizons: Mapping[str, Horizon], head: str | None = None) -> str | N
     return f"{needs}, and this model has {has}: train one, for example with --objectives fm,cm"
 
 
-def bits_per_dim(nats: Tensor, size: int) -> Tensor:
-    """Bits per number of images with 256 levels: -log2 P(image) / size, from log-densities in nats.
+def bits_per_dim(nats: Tensor, size: int, level: float) -> Tensor:
+    """Bits per number: -log2 P(x) / size, from log-densities in nats of samples with values a level apart.
 
-    Images lie in [-1, 1], levels 1 / 127.5 apart, with uniform noise of one level added (`dequantised`): the mean over
-    that noise is an upper bound of the bits that the levels themselves take.
+    Uniform noise of one level was added (`dequantised`): the mean over that noise is an upper bound of the bits that
+    the levels themselves take. uint8 images in [-1, 1] have the level 1 / 127.5.
     """
-    return (math.log(127.5) - nats / size) / math.log(2)
+    return (-math.log(level) - nats / size) / math.log(2)
 
 
-def dequantised(x: Samples, seed: int = 0) -> Samples:
-    """Images in [-1, 1] with uniform noise of one level of 256 added, centred on the level."""
+def dequantised(x: Samples, level: float, seed: int = 0) -> Samples:
+    """Samples with uniform noise of one level added, centred on the level."""
     source = torch.Generator().manual_seed(seed)
-    return x + ((torch.rand(x.shape, generator=source) - 0.5) / 127.5).to(x)
+    return x + (level * (torch.rand(x.shape, generator=source) - 0.5)).to(x)
 
 
 def _signs(x: Samples, how: Divergence, rows: range) -> Tensor | None:

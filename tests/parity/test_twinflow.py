@@ -109,7 +109,7 @@ def _targets(case: Case, composer: Composer, scored: Scored, rtol: float) -> Non
         part = draw.part(draw.groups["e2e"])
         with torch.no_grad():
             own = objective.landed(part, part.x_t, u[draw.groups["e2e"]])
-            apart = objective.bounded(objective.apart(own, part, scored.passes))
+            apart = objective.bounded(objective.apart(own, part, scored.passes, None))
         better = u[draw.groups["e2e"]] - apart
         check("target_rectify", better, expected["target_rectify"], rtol)
         rectified = objective.distance(u[draw.groups["e2e"]], better)

@@ -139,7 +139,7 @@ class Teacher(_From):
         if not folder.exists():
             raise ValueError(
                 f"there is no {folder} here; type a run's folder as the teacher, or train a velocity on the same data "
-                f"first: genobj train --objectives fm --out {folder}"
+                f"first: genobj train --data NAME --objectives fm --out {folder}, with this run's data settings"
             )
         tree = read(folder)
         try:

@@ -174,7 +174,7 @@ def test_images_with_labels_are_told_in_bits(capsys: pytest.CaptureFixture[str])
     ("words", "says"),
     [
         ("jumps", "the likelihood needs a head that gives the velocity"),
-        ("two --bits", "--bits is about samples with whole numbers of levels"),
+        ("two --bits", "--bits is about data with levels, as uint8 images have, and moons has none"),
         ("two probe=3", "unknown key 'probe'. Did you mean 'probes'?"),
         ("nowhere", "there is no nowhere here"),
         ("two head=w", "this model has no head 'w': choose from v, u"),

@@ -8,6 +8,7 @@ import typer
 
 from genobj.cli.sample import DeviceName, RunFolder, WeightsName, plugins_of, refuse_home, run_and_settings, writable
 from genobj.config.load import Layers, parse_override
+from genobj.parts import DATA
 from genobj.plugins import load_plugins
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def command(
         raise ValueError(f"{run} has no recipe, so its data are not known; type the folder of the run that made it")
     level = experiment.data.level if bits else None
     if bits and level is None:
-        raise ValueError("--bits is about samples with whole numbers of levels, as uint8 images have; leave it out")
+        name = DATA.name_of(type(experiment.data))
+        raise ValueError(f"--bits is about data with levels, as uint8 images have, and {name} has none; leave it out")
     set_threads(0, loaded.model)
     held_out = experiment.data.open().held_out(count, seed)
     told = _measured(loaded, held_out.x, held_out.y, how, batch, seed, device_of(device), level=level, quiet=as_json)

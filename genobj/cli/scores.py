@@ -13,6 +13,8 @@ from genobj.metrics.records import Record
 from genobj.studies.floors import beyond, excess
 
 console = Console(highlight=False)
+WIDE = 200
+"""Columns of a table that goes into a file."""
 MANY = 4
 """Metrics up to which each has a column of its own."""
 MARK = "^"
@@ -20,6 +22,11 @@ MARK = "^"
 
 SILENCE = 30.0
 """Seconds between two lines where there is no terminal."""
+
+
+def wide() -> Console:
+    """Where a table goes: the terminal, or a file with long lines."""
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
 
 
 class Counter:
@@ -101,7 +108,7 @@ def _print(left: Sequence[Sequence[str]], columns: Sequence[Sequence[str]]) -> N
     for i, line in enumerate(lines, 1):
         cells = line if many else [*line, *(column[i] for column in columns)]
         table.add_row(*cells, style="dim" if cells[0] == "" else None)
-    console.print(table)
+    wide().print(table)
 
 
 def heading(record: Record) -> str:

@@ -8,12 +8,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from genobj.cli.scores import SILENCE, console
+from genobj.cli.scores import SILENCE, console, wide
 
 if TYPE_CHECKING:
     from genobj.studies import tables
@@ -42,10 +41,6 @@ Devices = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the runs and what each may spend; train nothing.")]
 Retry = Annotated[bool, typer.Option("--retry", help="Try runs again that diverged.")]
 Open = Annotated[bool, typer.Option("--open", help="Open the report in the browser.")]
-
-
-WIDE = 200
-"""Columns of a table that goes into a file."""
 
 
 class Asked(NamedTuple):
@@ -217,11 +212,6 @@ class Bars:
         console.print(escape(f"{self._title()}{left}; {what}"), soft_wrap=True)
 
 
-def _wide() -> Console:
-    """Where a table goes: the terminal, or a file with long lines."""
-    return console if console.is_terminal else Console(highlight=False, width=WIDE)
-
-
 def plan(conductor: "Conductor") -> None:
     """What every variant would be trained with."""
     study = conductor.study
@@ -242,7 +232,7 @@ def plan(conductor: "Conductor") -> None:
             told[0], told[1], told[3] = f"{train.steps:,}", f"{seen:,}", f"{seen * row.passes:,.0f}"
             told[5] = f"{left}" + (f", {diverged} diverged" if diverged else "")
         table.add_row(escape(row.name), *told)
-    _wide().print(table)
+    wide().print(table)
     if study.measure == "speed":
         return console.print(f"{study.rounds} interleaved rounds of each; nothing is trained")
     if timed:
@@ -273,7 +263,7 @@ def bill(study: "Study", rows: "list[Row]") -> None:
             f"{hours:,.0f}",
         )
     console.print(f"[bold]{study.title or study.name}[/bold]")
-    _wide().print(table)
+    wide().print(table)
     seeds = f"seeds {', '.join(map(str, study.seeds))}"
     console.print(
         f"{total:,.0f} GPU-hours for {seeds}, if a GPU does {RATE / 1e12:.0f} TFLOP/s (assumed: 45 % of an H200's rate "
@@ -323,7 +313,7 @@ def summary(results: "Results") -> None:
         table.add_column(tables.heading(results.about(metric), nfe), justify="right", min_width=widest)
     for name, scores in lines:
         table.add_row(escape(name), *scores)
-    _wide().print(table)
+    wide().print(table)
     if measures:
         console.print("mean +- standard deviation over seeds; * the best", style="dim")
     colours = {"agrees": "green", "disagrees": "red", "inconclusive": "yellow"}

@@ -43,7 +43,8 @@ class OwnSamples(Objective, abc.ABC):
     @model_validator(mode="after")
     def _two_heads(self) -> "OwnSamples":
         if self.head == self.generator:
-            raise ValueError(f"head and generator are both {self.head!r}; type --heads v,u,NAME --objectives fm,cm,...")
+            own = type(self).model_fields["head"].default
+            raise ValueError(f"head and generator are both {self.head!r}; type @{own} behind the objective's name")
         return self
 
     @property

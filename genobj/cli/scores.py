@@ -19,7 +19,6 @@ MANY = 4
 """Metrics up to which each has a column of its own."""
 MARK = "^"
 """Beside values above real data's, of which higher is no better."""
-
 SILENCE = 30.0
 """Seconds between two lines where there is no terminal."""
 

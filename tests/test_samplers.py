@@ -558,6 +558,15 @@ def test_the_adaptive_solver_meets_its_tolerance_between_the_ends(method, tolera
     assert Ode.model_validate(dict(sampler) | {"rtol": 1e-3, "atol": 1e-3})(net, z, path=net.path).nfe < walk.nfe
 
 
+@pytest.mark.parametrize("method", ["rk45", "dop853", "dopri5"])
+def test_each_tolerance_of_the_adaptive_solver_is_its_own(method):
+    """Errors may reach atol + rtol |x|: it is cheaper where either is large."""
+    net, z = Exact(horizons={"v": "instant"}), noise(16, 2)
+    costs = [Ode(method=method, rtol=r, atol=a)(net, z).nfe for r, a in ((1e-8, 1e-8), (1e-8, 1e-2), (1e-2, 1e-8))]
+    assert costs[0] > 2 * costs[1]
+    assert costs[0] > 2 * costs[2]
+
+
 def test_the_adaptive_solver_counts_guidance_twice_and_shows_its_way():
     net, z = Guided(), noise(3, 2)
     walk = Ode(guidance=2.0, steps=4)(net, z, Y, null=NULL)

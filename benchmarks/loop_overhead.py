@@ -60,8 +60,7 @@ def _loop(experiment: Experiment, steps: int) -> Callable[[], None]:
 
 def _raw(experiment: Experiment, steps: int) -> Callable[[], None]:
     net = experiment.model_settings().build()
-    batch = experiment.data.open().train(range(BATCH), 0)
-    x, y = batch
+    x, y, _ = experiment.data.open().train(range(BATCH), 0)
     z, t, h = torch.randn_like(x), torch.rand(BATCH), 0.005
     over = t.view(-1, *[1] * (x.ndim - 1))
     x_t, v = over * z + (1 - over) * x, z - x

@@ -28,6 +28,11 @@ def _told(pattern: str, benchmark: str, *options: str) -> float:
     return float(found.group(1))
 
 
+def test_the_benchmark_of_the_loop_runs() -> None:
+    """The faster sibling of the next one: no bar, a single round."""
+    assert _told(r"loop / raw = ([\d.]+)", "loop_overhead.py", "--rounds", "1", "--case", "mlp64") > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BARS)
 def test_loop_over_raw_compute(name: str) -> None:

@@ -77,6 +77,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         if not any(folder.glob("*.safetensors")):
             make(folder, options.rows)
         for sample in (True, False):
